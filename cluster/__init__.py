@@ -1,0 +1,1 @@
+"""Start a function somewhere: in this process, in a detached one, later on SLURM or Ray."""
