@@ -1,0 +1,1 @@
+"""One trial: degradation, models, losses, metrics, training and evaluation."""

@@ -1,0 +1,263 @@
+"""The configuration of one trial: parsed once, at the edge, into a frozen and complete `TrialConfig`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sr.components import complete
+from sr.configfile import ConfigError, validate
+from sr.expression import parse_loss
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict, and unknown keys are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class Component(Section):
+    """An entry of one of the tables (GENERATORS, LOSSES, DEGRADATIONS) with all its parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    """Name in the table; `srloss losses` lists the losses."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The component's own parameters, by name."""
+        return dict(self.model_extra or {})
+
+
+class Term(Component):
+    """One weighted term of a loss."""
+
+    weight: float = 1.0
+    """Factor of this term in the sum."""
+
+
+class LossConfig(Section):
+    """A loss is a weighted list of terms."""
+
+    terms: tuple[Term, ...] = Field(min_length=1)
+    """The terms; the short form is a sum such as `0.8*l1 + 0.2*ssim`."""
+    calibrate: bool = True
+    """Scale each term so that its gradient RMS at the bicubic output equals that of L1: only then are weights
+    comparable between losses, and the optimizer sees gradients of one size whatever the loss."""
+
+
+class DataConfig(Section):
+    """The data a trial learns from."""
+
+    path: str
+    """Folder of a packed data set (made by: srloss shard pack)."""
+    fingerprint: str = ""
+    """Fingerprint of the data set; filled in when the trial is made, and checked when it starts."""
+    seed: int = Field(ge=0)
+    """Seed of the order of samples, crops and flips; the trial's seed unless given."""
+    patch_size: int = Field(default=96, ge=16)
+    """Side of a training crop of the HR picture, in pixels."""
+    augment: bool = True
+    """Flips and quarter turns at random."""
+
+
+class OptimizerConfig(Section):
+    """Adam, clipped, with warm-up and a cosine decay, and an average of the weights."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = Field(default=50, ge=0)
+    """Steps over which the rate rises linearly to `learning_rate`."""
+    final_fraction: float = Field(default=0.01, ge=0, le=1)
+    """The rate at the last step, as a fraction of `learning_rate`."""
+    gradient_clip_norm: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the gradient of all parameters together; null leaves it alone."""
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    """Decay per step of the averaged weights that are validated, evaluated and exported; 0 keeps the last ones."""
+
+
+class TrainingConfig(Section):
+    """How long, how many at once, and how often to look."""
+
+    steps: int = Field(default=2000, ge=1)
+    """Optimizer updates of the generator."""
+    global_batch_size: int = Field(default=16, ge=1)
+    """Crops per step, over all ranks."""
+    max_seconds: float | None = Field(default=None, gt=0)
+    """Wall-time cap of training; a trial that meets it ends early and says so. null: no cap."""
+    validate_every: int = Field(default=200, ge=1)
+    """Steps between validations (also what early stopping sees)."""
+    checkpoint_every: int = Field(default=200, ge=1)
+    """Steps between checkpoints."""
+    log_every: int = Field(default=20, ge=1)
+    """Steps between rows of the ledger."""
+    keep_checkpoints: int = Field(default=2, ge=2)
+    """Newest checkpoints kept; at least two, so that a damaged one has a predecessor."""
+
+
+class EvaluationConfig(Section):
+    """How finished models are judged: on clips, which are tiles grouped by source picture."""
+
+    tile_size: int = Field(default=144, ge=32)
+    """Side of a tile in HR pixels; smaller pictures are one tile."""
+    max_tiles_per_source: int = Field(default=4, ge=1)
+    """Tiles of one picture, spread evenly over it, so that no large picture dominates."""
+
+
+class EngineConfig(Section):
+    """How a trial computes."""
+
+    type: Literal["single"] = "single"
+    """One process. DDP and DeepSpeed join this list as they are built."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of this trial; results are bit-identical only for an equal number."""
+
+
+class TrackingConfig(Section):
+    """Where results go besides the ledger."""
+
+    wandb: Literal["offline", "disabled"] = "offline"
+    """`offline` writes W&B runs to disk without any network; `wandb sync` uploads them later."""
+    project: str = "srloss"
+
+
+class TrialConfig(Section):
+    """Everything that decides the result of one trial."""
+
+    name: str = ""
+    """For people; not part of the fingerprint."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the initial weights."""
+    scale: int = Field(default=2, ge=2, le=8)
+    """Upscaling factor."""
+    data: DataConfig
+    degradation: Component
+    model: Component
+    loss: LossConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    engine: EngineConfig = EngineConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> TrialConfig:
+        for name, size in (
+            ("data.patch_size", self.data.patch_size),
+            ("evaluation.tile_size", self.evaluation.tile_size),
+        ):
+            if size % self.scale:
+                nearest = max(self.scale, round(size / self.scale) * self.scale)
+                raise ValueError(
+                    f"{name}: {size} is not a multiple of scale {self.scale}; nearest: {nearest}"
+                )
+        return self
+
+
+# What cannot change the result: names, places, and how often we look or save.
+_NOT_IN_FINGERPRINT: Mapping[str, frozenset[str]] = {
+    "data": frozenset({"path"}),
+    "training": frozenset({"log_every", "checkpoint_every", "keep_checkpoints"}),
+}
+
+
+def parse_trial(data: Mapping[str, Any]) -> TrialConfig:
+    """Returns the complete configuration for plain data as read from YAML.
+
+    Short forms are written out: `loss: 0.8*l1 + 0.2*ssim`, `model: espcn`, a missing `data.seed`.
+
+    Raises:
+        ConfigError: Something is unknown, missing, of the wrong type or out of range.
+    """
+    # Here, because the tables import torch and reading `--help` must not.
+    from sr.degrade import DEGRADATIONS
+    from sr.models import GENERATORS
+
+    full = json.loads(json.dumps(dict(data)))
+    faults: list[str] = []
+    for key, table, default, given in (
+        ("degradation", DEGRADATIONS, "bicubic_aa", frozenset({"hr", "scale"})),
+        ("model", GENERATORS, "espcn", frozenset({"scale"})),
+    ):
+        try:
+            full[key] = complete(full.get(key, default), table, where=key, what=key, given_elsewhere=given)
+        except ConfigError as error:
+            faults += error.faults
+            full[key] = {"type": default}
+    try:
+        full["loss"] = write_out_loss(full.get("loss"))
+    except ConfigError as error:
+        faults += error.faults
+        full["loss"] = {"terms": [{"type": "l1"}]}
+    if isinstance(full.get("data"), dict):
+        full["data"].setdefault("seed", full.get("seed", 0))
+    try:
+        config = validate(TrialConfig, full)
+    except ConfigError as error:
+        raise ConfigError([*faults, *error.faults]) from None
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def write_out_loss(value: object) -> dict[str, Any]:
+    """Returns a loss in any of its forms (a sum, one term, a list of terms, a section) as a complete section.
+
+    Raises:
+        ConfigError: A term or a parameter does not exist, or the forms are mixed.
+    """
+    from sr.losses import LOSSES
+
+    if value is None:
+        raise ConfigError(["loss: missing; give a loss, e.g. loss: l1 (srloss losses lists them)"])
+    section: dict[str, Any] = dict(value) if isinstance(value, dict) else {"terms": value}
+    if "type" in section:
+        if "terms" in section:
+            raise ConfigError(
+                ["loss: has both 'type' and 'terms'; 'type' is the short form for one term, keep one of them"]
+            )
+        calibrate = {"calibrate": section.pop("calibrate")} if "calibrate" in section else {}
+        section = {"terms": [section], **calibrate}
+    terms = section.get("terms")
+    if isinstance(terms, str):
+        terms = parse_loss(terms)
+    if not isinstance(terms, Sequence) or not terms:
+        raise ConfigError(
+            [f"loss.terms: expected a sum such as '0.8*l1 + 0.2*ssim' or a list of terms, got {terms!r}"]
+        )
+    return section | {"terms": [_term(term, LOSSES, f"loss.terms.{i}") for i, term in enumerate(terms)]}
+
+
+def _term(term: object, table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    weight: dict[str, Any] = {}
+    if isinstance(term, dict) and "weight" in term:
+        term = dict(term)
+        weight = {"weight": term.pop("weight")}
+    return complete(term, table, where=where, what="loss", also_known=("weight",)) | weight
+
+
+def to_plain(config: TrialConfig) -> dict[str, Any]:
+    """The configuration as plain values; `parse_trial` of it gives an equal configuration."""
+    return config.model_dump(mode="json")
+
+
+def fingerprint(config: TrialConfig) -> str:
+    """Ten hex digits that name a trial: equal for configurations with the same result, else different.
+
+    It names the trial's folder, its W&B run, what resumes it, and what would be a duplicate of it.
+    """
+    plain = to_plain(config)
+    for key in ("name", "tracking"):
+        del plain[key]
+    for section, keys in _NOT_IN_FINGERPRINT.items():
+        for key in keys:
+            del plain[section][key]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]

@@ -1,0 +1,190 @@
+"""The trial's folder: the source of truth about it. Reports, dashboards and W&B are views of what stands here.
+
+config.yaml         the complete configuration
+command.txt         the command that repeats the trial
+environment.json    versions and hardware
+metrics.jsonl       append-only rows of training and validation; attempts told apart
+evaluation.jsonl    one row per held-out clip
+crops/              PNG of each held-out clip
+checkpoints/        see sr.checkpoint
+state.json          where the trial stands, and why it ended
+log.txt             what it logged
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sr.checkpoint import write_atomically
+from sr.config import TrialConfig, fingerprint, parse_trial, to_plain
+from sr.configfile import read_yaml
+
+
+class State(StrEnum):
+    """Where a trial stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    FINISHED = "finished"
+    STOPPED_EARLY = "stopped_early"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The content of state.json."""
+
+    state: State
+    reason: str = ""
+    """Why it ended, in words."""
+    step: int = 0
+    seconds: float = 0.0
+    """Wall seconds of training, over all attempts, time lost in killed ones not counted."""
+    attempt: int = 0
+    stream_hash: str = ""
+    met_wall_time_cap: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to do for this trial."""
+        return self.state in (State.FINISHED, State.STOPPED_EARLY)
+
+
+class Ledger:
+    """Reads and writes one trial's folder. Writing is for the trial itself; anybody may read at any time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self.log_path = folder / "log.txt"
+        self.attempt = 0
+
+    # --- writing ---
+
+    def create(self, config: TrialConfig, *, command: str) -> None:
+        """Writes the files that do not change; does nothing where the trial's folder exists."""
+        if (self.folder / "state.json").exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+        write_atomically(self.folder / "config.yaml", text.encode())
+        write_atomically(self.folder / "command.txt", f"{command}\n".encode())
+        self.set_status(Status(State.PENDING))
+
+    def begin_attempt(self) -> int:
+        """Starts the next attempt and records the environment; returns its number, from 1."""
+        self.attempt = self.status().attempt + 1
+        _repair_tail(self.folder / "metrics.jsonl")
+        environment = {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            **{name: _version(name) for name in ("srloss", "torch", "ray", "piq", "numpy")},
+        }
+        write_atomically(self.folder / "environment.json", json.dumps(environment, indent=1).encode())
+        return self.attempt
+
+    def append(self, row: Mapping[str, Any], *, sync: bool = False) -> None:
+        """Appends a row to metrics.jsonl; with `sync` it is on the disk when this returns."""
+        line = json.dumps({"attempt": self.attempt, **row}, allow_nan=True)
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+
+    def set_status(self, status: Status) -> None:
+        """Replaces state.json."""
+        write_atomically(self.folder / "state.json", json.dumps(asdict(status)).encode())
+
+    def write_evaluation(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replaces the table of per-clip results."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        write_atomically(self.folder / "evaluation.jsonl", text.encode())
+
+    # --- reading ---
+
+    def exists(self) -> bool:
+        """Whether there is a trial in this folder."""
+        return (self.folder / "state.json").exists()
+
+    def config(self) -> TrialConfig:
+        """The trial's configuration."""
+        return parse_trial(read_yaml(self.folder / "config.yaml"))
+
+    def command(self) -> str:
+        """The command that repeats the trial."""
+        return (self.folder / "command.txt").read_text().strip()
+
+    def status(self) -> Status:
+        """Where the trial stands.
+
+        Raises:
+            ValueError: There is no trial in this folder.
+        """
+        try:
+            data = json.loads((self.folder / "state.json").read_text())
+        except FileNotFoundError:
+            raise ValueError(f"{self.folder}: no trial here (state.json is missing)") from None
+        return Status(**data | {"state": State(data["state"])})
+
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        """Rows of one kind (`train` or `validation`) by step; where an attempt repeated a step, the last one's."""
+        by_step = {
+            row["step"]: row for row in read_rows(self.folder / "metrics.jsonl") if row["kind"] == kind
+        }
+        return [by_step[step] for step in sorted(by_step)]
+
+    def evaluation(self) -> list[dict[str, Any]]:
+        """Per-clip results; empty where the trial has not been evaluated."""
+        return read_rows(self.folder / "evaluation.jsonl")
+
+
+def open_trial(folder: Path) -> tuple[Ledger, TrialConfig]:
+    """Opens an existing trial folder.
+
+    Raises:
+        ValueError: There is no trial in it.
+    """
+    ledger = Ledger(folder)
+    ledger.status()
+    return ledger, ledger.config()
+
+
+def trial_id(config: TrialConfig) -> str:
+    """Name of a trial's folder."""
+    return fingerprint(config)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; a last line that is still being written, or was cut off by a kill, is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def _repair_tail(path: Path) -> None:
+    """Cuts off a last line that a kill left unfinished, so that the next row starts on a line of its own."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
