@@ -1,0 +1,1 @@
+"""Pictures into tar shards, and tar shards into batches. Knows nothing of training."""

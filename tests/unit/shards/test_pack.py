@@ -1,0 +1,400 @@
+"""What goes in comes out, in plain tars, the same every time; what does not go in is named."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from shards import pack as pack_module
+from shards.keys import keys_for
+from shards.manifest import Dataset, load, read_clip
+from shards.pack import PackOptions, PackProgress, pack
+from shards.sources import PHOTOS, SOURCES
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def reasons(dataset: Dataset) -> dict[str, str]:
+    return {rejected.source: rejected.reason for rejected in dataset.rejected}
+
+
+def test_pixels_come_back_bit_for_bit(save: Callable, pack_folder: Callable) -> None:
+    written = {f"{n}/p{n}.png": save(f"{n}/p{n}.png", 20 + n, 40 - n) for n in range(9)}
+    dataset = pack_folder()
+    assert {sample.source for sample in dataset.samples} == set(written)
+    for sample in dataset.samples:
+        clip = read_clip(dataset, sample)
+        assert clip.dtype == np.uint8
+        assert np.array_equal(clip, written[sample.source].transpose(2, 0, 1)[None])
+        assert (sample.height, sample.width) == clip.shape[2:]
+
+
+def test_the_same_input_gives_the_same_bytes(save: Callable, pack_folder: Callable, tmp_path: Path) -> None:
+    for name in ("b.png", "a.png", "ä/c.png", "d.png"):
+        save(name)
+    (tmp_path / "pictures" / "broken.png").write_bytes(b"no")
+    (tmp_path / "pictures" / "cut.png").write_bytes((tmp_path / "pictures" / "a.png").read_bytes()[:400])
+    pack_folder("one")
+    copy = tmp_path / "elsewhere" / "pictures"
+    shutil.copytree(tmp_path / "pictures", copy)
+    for path in copy.rglob("*.png"):
+        os.utime(path, (1, 1))
+    pack("folder", copy, tmp_path / "two", PackOptions(), on_progress=lambda _: None)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert str(tmp_path).encode() not in b"".join(contents(tmp_path / "one").values())
+
+
+def test_one_pixel_changes_the_fingerprint(save: Callable, pack_folder: Callable, tmp_path: Path) -> None:
+    pixels = save("a.png")
+    save("b.png")
+    before = pack_folder("one").fingerprint
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(tmp_path / "pictures" / "a.png")
+    assert pack_folder("two").fingerprint != before
+
+
+def test_pythons_tarfile_reads_plain_ustar(save: Callable, pack_folder: Callable, tmp_path: Path) -> None:
+    for number in range(12):
+        save(f"{number}.png")
+    save("Z.png")  # As a path before, as a key behind the next one.
+    save("a.png")
+    dataset = pack_folder(split={"train": 1.0})
+    (shard,) = dataset.shards
+    names: list[str] = []
+    with tarfile.open(dataset.root / shard.file, "r:") as tar:
+        assert not tar.pax_headers
+        for info in tar:
+            assert (info.mtime, info.uid, info.gid, info.uname, info.gname, info.mode) == (
+                0,
+                0,
+                0,
+                "",
+                "",
+                0o644,
+            )
+            assert info.isreg()
+            names.append(info.name)
+        for sample in dataset.samples:
+            assert tar.getmember(sample.members[0].name).offset_data == sample.members[0].offset
+            tail = tar.extractfile(f"{sample.key}.json")
+            assert tail is not None
+            row = json.load(tail)
+            assert (row["source"], row["split"], row["width"], row["frames"]) == (
+                sample.source,
+                "train",
+                24,
+                1,
+            )
+    assert names == [name for s in dataset.samples for name in (f"{s.key}.im1.png", f"{s.key}.json")]
+    assert [s.key for s in dataset.samples] == sorted(s.key for s in dataset.samples)
+    assert (dataset.root / shard.file).read_bytes()[257:265] == b"ustar\x0000"
+
+
+def test_webdataset_reads_every_sample(save: Callable, pack_folder: Callable) -> None:
+    written = {f"ü {n}.png": save(f"ü {n}.png") for n in range(7)}
+    dataset = pack_folder(split={"train": 1.0}, shard_bytes=6000)
+    assert len(dataset.shards) > 1
+    urls = [str(dataset.root / shard.file) for shard in dataset.shards]
+    seen: list[str] = []
+    for row in webdataset.WebDataset(  # pyright: ignore[reportAttributeAccessIssue]
+        urls, shardshuffle=False
+    ).decode("rgb8"):
+        source = row["json"]["source"]
+        assert np.array_equal(row["im1.png"], written[source])
+        seen.append(row["__key__"])
+    assert seen == [sample.key for sample in dataset.samples]
+
+
+def test_shards_stay_below_their_limit_and_count_their_samples(save: Callable, pack_folder: Callable) -> None:
+    for number in range(10):
+        save(f"{number}.png")
+    dataset = pack_folder(split={"train": 1.0}, shard_bytes=8000)
+    assert [shard.file for shard in dataset.shards] == [
+        f"train-{n:06d}.tar" for n in range(len(dataset.shards))
+    ]
+    assert sum(shard.num_samples for shard in dataset.shards) == 10
+    ends = {s.shard: s.members[0].offset + s.members[0].size for s in dataset.samples}
+    assert max(ends.values()) <= 8000
+    for shard in dataset.shards:
+        assert shard.size == (dataset.root / shard.file).stat().st_size
+
+
+def test_every_file_that_is_not_packed_is_named(
+    save: Callable, pack_folder: Callable, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    save("good.png", seed=1)
+    save("sub/again.PNG", seed=1)
+    save("tiny.png", 15, 40)
+    save("no ending")
+    for name in (".hidden.png", ".folder/a.png"):
+        save(name)
+    (folder / "notes.txt").write_text("hello")
+    (folder / "text.png").write_text("hello")
+    (folder / "zero.jpg").touch()
+    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:300])
+    (folder / "nowhere.png").symlink_to(folder / "not there")
+    os.mkfifo(folder / "pipe.png")
+    found = reasons(pack_folder())
+    cut = found.pop("cut.png")
+    assert cut.startswith("cannot be read: ")
+    assert found == {
+        "no ending": "not a picture by its ending (none)",
+        "notes.txt": "not a picture by its ending (.txt)",
+        "nowhere.png": "a link to a file that does not exist",
+        "pipe.png": "not a regular file",
+        "sub/again.PNG": "same pixels as good.png",
+        "text.png": "not a picture by its content",
+        "tiny.png": "smaller than 16 px (15x40)",
+        "zero.jpg": "empty file (0 bytes)",
+    }
+
+
+def test_notes_reach_the_index_and_the_tar(pack_folder: Callable, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 100).save(
+        tmp_path / "pictures" / "a.png"
+    )
+    dataset = pack_folder()
+    assert dataset.samples[0].notes == ("16-bit to 8-bit", "grey to RGB")
+    with tarfile.open(dataset.root / dataset.shards[0].file) as tar:
+        tail = tar.extractfile("a.json")
+        assert tail is not None
+        assert json.load(tail)["notes"] == ["16-bit to 8-bit", "grey to RGB"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["日本語.png", "a b\tc.png", "x.y.z.PNG", "Ünï/ćödé.png", "-.png", "n" * 200 + ".png", "q'\"\n.png"],
+)
+def test_odd_names_are_kept_as_sources_and_tamed_as_keys(
+    save: Callable, pack_folder: Callable, name: str
+) -> None:
+    save(name)
+    (sample,) = pack_folder().samples
+    assert sample.source == name
+    assert len(sample.key) <= 69
+    assert set(sample.key) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+def test_names_that_are_not_utf_8_do_no_harm(pack_folder: Callable, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    raw = os.fsencode(tmp_path / "pictures") + b"/caf\xe9.png"
+    with Path(os.fsdecode(raw)).open("wb") as file:
+        Image.new("RGB", (20, 20)).save(file, "PNG")
+    dataset = pack_folder()
+    assert dataset.samples[0].source == os.fsdecode(b"caf\xe9.png")
+    assert load(dataset.root) == dataset
+
+
+def test_keys_are_stable_plain_and_unique() -> None:
+    names = ["a.png", "b/c.png", "DSC_1.JPG", "é.png", "x.y.png", "two.png", "two.jpg", "p/q.png", "p_q.png"]
+    keys = keys_for(names)
+    assert [keys[name] for name in names[:3]] == ["a", "b_c", "dsc_1"]
+    assert len(set(keys.values())) == len(names)
+    for name in names[3:]:
+        assert keys[name][-9] == "-", name
+    assert keys["é.png"].startswith("e-")
+    assert keys_for(["é.png"])["é.png"] == keys["é.png"]
+
+
+def test_links_are_followed_but_not_in_circles(save: Callable, pack_folder: Callable, tmp_path: Path) -> None:
+    save("a/one.png")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    Image.new("RGB", (20, 20)).save(outside / "two.png")
+    (tmp_path / "pictures" / "b").symlink_to(outside)
+    (tmp_path / "pictures" / "a" / "loop").symlink_to(tmp_path / "pictures")
+    (outside / "self").symlink_to(outside)
+    dataset = pack_folder()
+    assert {sample.source for sample in dataset.samples} == {"a/one.png", "b/two.png"}
+    assert set(reasons(dataset)) == {"a/loop", "b/self"}
+
+
+def test_nothing_usable_says_why(pack_folder: Callable, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(ValueError, match=r"no usable picture .it holds no files"):
+        pack_folder()
+    (tmp_path / "pictures" / "a.txt").write_text("x")
+    (tmp_path / "pictures" / "b.png").write_text("x")
+    with pytest.raises(
+        ValueError, match=r"a.txt: not a picture by its ending .*b.png: not a picture by its content"
+    ):
+        pack_folder()
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_an_existing_place_is_replaced_only_by_force(
+    save: Callable, pack_folder: Callable, tmp_path: Path
+) -> None:
+    save("a.png")
+    first = pack_folder()
+    save("b.png")
+    with pytest.raises(ValueError, match=r"exists already.*--force"):
+        pack_folder()
+    assert load(first.root) == first
+    assert len(pack_folder(force=True).samples) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pictures"]
+
+
+def test_force_never_replaces_what_is_not_a_data_set(
+    save: Callable, pack_folder: Callable, tmp_path: Path
+) -> None:
+    save("a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="not a packed data set, so it is not replaced"):
+        pack_folder(force=True)
+    assert (tmp_path / "out" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("out", ["pictures", "pictures/out", "."])
+def test_source_and_place_may_not_lie_inside_each_other(
+    save: Callable, pack_folder: Callable, out: str
+) -> None:
+    save("a.png")
+    with pytest.raises(ValueError, match="lie inside each other"):
+        pack_folder(out, force=True)
+
+
+def test_a_failed_pack_leaves_the_old_data_and_no_litter(
+    save: Callable, pack_folder: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save("a.png")
+    first = pack_folder()
+    save("b.png")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("encode_png", "save", "commit"):
+        with monkeypatch.context() as patch:
+            patch.setattr(pack_module, name, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                pack_folder(force=True)
+        assert load(first.root) == first
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pictures"]
+
+
+def test_leftovers_of_a_killed_pack_are_cleaned(
+    save: Callable, pack_folder: Callable, tmp_path: Path
+) -> None:
+    save("a.png")
+    first = pack_folder()
+    leftover = tmp_path / ".out.packing"
+    (leftover / "spool").mkdir(parents=True)
+    (leftover / "spool" / "000000007.png").write_bytes(b"old")
+    (leftover / "new").mkdir()
+    first.root.rename(leftover / "old")  # Killed between the two renames of a replacement.
+    with pytest.raises(ValueError, match="no usable picture"):
+        pack("folder", _empty(tmp_path), first.root, PackOptions(force=True), on_progress=lambda _: None)
+    assert load(first.root) == first
+    assert not leftover.exists()
+
+
+def _empty(tmp_path: Path) -> Path:
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+def test_two_packs_into_one_place_do_not_mix(save: Callable, pack_folder: Callable) -> None:
+    save("a.png")
+    seen: list[str] = []
+
+    def during(_: PackProgress) -> None:
+        with pytest.raises(ValueError, match="another process is packing it") as caught:
+            pack_folder()
+        seen.append(str(caught.value))
+
+    folder = Path(pack_folder("other").root).parent
+    pack("folder", folder / "pictures", folder / "out", PackOptions(), on_progress=during)
+    assert len(seen) == 1
+
+
+def test_a_full_disk_is_noticed_before_the_start(
+    save: Callable, pack_folder: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save("a.png")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 0, 100))
+    with pytest.raises(ValueError, match=r"GB are needed and 0\.0 GB are free"):
+        pack_folder()
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_progress_counts_to_the_end(save: Callable, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        save(name)
+    (tmp_path / "pictures" / "d.png").write_text("x")
+    calls: list[PackProgress] = []
+    pack("folder", tmp_path / "pictures", tmp_path / "out", PackOptions(), on_progress=calls.append)
+    assert [(call.done, call.total, call.current) for call in calls] == [
+        (1, 4, "a.png"), (2, 4, "b.png"), (3, 4, "c.png"), (4, 4, "d.png"),
+    ]  # fmt: skip
+    assert (
+        0 < calls[0].bytes_written < calls[1].bytes_written < calls[2].bytes_written == calls[3].bytes_written
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        ("film", "pictures", "unknown 'film'; use one of folder, photos"),
+        ("folder", None, "no path was given"),
+        ("folder", "nowhere", "not a folder"),
+        ("photos", "pictures", "takes no path"),
+    ],
+)
+def test_wrong_sources_are_refused(
+    save: Callable, tmp_path: Path, kind: str, name: str | None, message: str
+) -> None:
+    save("a.png")
+    path = None if name is None else tmp_path / name
+    with pytest.raises(ValueError, match=message):
+        pack(kind, path, tmp_path / "out", PackOptions(), on_progress=lambda _: None)
+
+
+def test_the_bundled_photos_need_no_network_and_do_not_leak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("network"))
+    dataset = pack("photos", None, tmp_path / "out", PackOptions(), on_progress=lambda _: None)
+    assert "skimage.io" not in sys.modules
+    test = dataset.of_split("test")
+    assert (len(dataset.of_split("train")), len(dataset.of_split("val")), len(test)) == (6, 2, 8)
+    assert sum((sample.width // 128) * (sample.height // 128) for sample in test) >= 24
+    assert all(sample.width >= 128 <= sample.height for sample in dataset.samples)
+    assert not any("right" in sample.source for sample in dataset.samples)
+    assert dataset.rejected == ()
+    names = [name for names in PHOTOS.values() for name in names]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_source_lists_files_that_exist(save: Callable, tmp_path: Path, kind: str) -> None:
+    save("a.png")
+    listing = SOURCES[kind](None if kind == "photos" else tmp_path / "pictures")
+    assert listing.files
+    assert all(file.is_file() for file in listing.files.values())
+    assert set(listing.splits) in (set(), set(listing.files))
+
+
+def test_importing_the_package_stays_light() -> None:
+    code = (
+        "import sys, shards.pack, shards.stream, shards.verify; "
+        "print(sorted({'torch', 'ray', 'skimage', 'webdataset', 'scipy'} & set(sys.modules)))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"

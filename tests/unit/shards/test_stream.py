@@ -1,0 +1,312 @@
+"""The stream is a function of data set, seed and position: of nothing else."""
+
+import json
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shards import stream as stream_module
+from shards.manifest import Dataset, load, read_clip
+from shards.order import sample_generator
+from shards.stream import Stream, dihedral, pad_to
+
+PATCH = 24
+
+
+def make(dataset: Dataset, batch: int = 4, **options: Any) -> Stream:
+    chosen = {"data_seed": 5, "patch_size": PATCH, "augment": True} | options
+    return Stream(dataset, global_batch_size=batch, **chosen)
+
+
+def taken(dataset: Dataset, count: int, **options: Any) -> tuple[np.ndarray, list[str], list[int], str]:
+    """The first `count` samples, one at a time: pixels, keys, epochs and the hash."""
+    stream = make(dataset, 1, **options)
+    batches = [stream.next_batch() for _ in range(count)]
+    hr = np.concatenate([batch.hr for batch in batches])
+    return hr, [b.keys[0] for b in batches], [b.epochs[0] for b in batches], stream.stream_hash
+
+
+def global_batch(streams: list[Stream]) -> tuple[np.ndarray, list[str]]:
+    """The parts of all ranks, put back into the global order."""
+    parts = [stream.next_batch() for stream in streams]
+    count = sum(len(part.keys) for part in parts)
+    hr = np.empty((count, *parts[0].hr.shape[1:]), np.uint8)
+    keys = [""] * count
+    for rank, part in enumerate(parts):
+        hr[rank :: len(parts)] = part.hr
+        keys[rank :: len(parts)] = part.keys
+    return hr, keys
+
+
+def test_a_batch_has_the_promised_shape(mixed: Dataset) -> None:
+    batch = make(mixed, 6, world_size=2, rank=1).next_batch()
+    assert batch.hr.shape == (3, 1, 3, PATCH, PATCH)
+    assert batch.hr.dtype == np.uint8
+    assert batch.hr.flags.c_contiguous
+    assert len(batch.keys) == len(batch.epochs) == 3
+
+
+def test_every_sample_comes_exactly_once_an_epoch(mixed: Dataset) -> None:
+    stream = make(mixed, 5)  # Seven samples: batches cross the border of epochs.
+    seen: Counter[tuple[int, str]] = Counter()
+    for _ in range(21):
+        batch = stream.next_batch()
+        seen.update(zip(batch.epochs, batch.keys, strict=True))
+    keys = [sample.key for sample in mixed.of_split("train")]
+    assert seen == Counter({(epoch, key): 1 for epoch in range(15) for key in keys})
+    assert stream.samples_seen == 105
+    assert stream.epoch == 15.0
+
+
+def test_a_batch_may_hold_several_epochs(mixed: Dataset) -> None:
+    batch = make(mixed, 16).next_batch()
+    assert Counter(batch.epochs) == {0: 7, 1: 7, 2: 2}
+
+
+def test_epochs_differ_in_order_and_crops(mixed: Dataset) -> None:
+    hr, keys, _, _ = taken(mixed, 14)
+    assert keys[:7] != keys[7:]
+    first, second = keys.index("train_2"), 7 + keys[7:].index("train_2")
+    assert not np.array_equal(hr[first], hr[second])
+
+
+@pytest.mark.parametrize(("batch", "world"), [(1, 1), (6, 1), (6, 2), (6, 3), (6, 6), (12, 4), (16, 2)])
+def test_pixels_and_hash_do_not_depend_on_batch_size_or_world_size(
+    mixed: Dataset, batch: int, world: int
+) -> None:
+    count = 48
+    expected_hr, expected_keys, _, expected_hash = taken(mixed, count)
+    streams = [make(mixed, batch, rank=rank, world_size=world) for rank in range(world)]
+    parts = [global_batch(streams) for _ in range(count // batch)]
+    assert np.array_equal(np.concatenate([hr for hr, _ in parts]), expected_hr)
+    assert [key for _, keys in parts for key in keys] == expected_keys
+    assert {stream.stream_hash for stream in streams} == {expected_hash}
+    assert len({json.dumps(stream.state_dict()) for stream in streams}) == 1
+
+
+@pytest.mark.parametrize("history", range(25))
+def test_any_history_of_restarts_gives_the_same_samples(mixed: Dataset, history: int) -> None:
+    choose = random.Random(history)
+    state = None
+    got_hr: list[np.ndarray] = []
+    got_keys: list[str] = []
+    final_hash = ""
+    while len(got_keys) < 60:
+        world = choose.choice([1, 2, 3, 4])
+        batch = world * choose.choice([1, 2, 3])
+        cache = choose.choice([0, 10_000, 2**20])
+        streams = [
+            make(mixed, batch, rank=rank, world_size=world, cache_bytes=cache) for rank in range(world)
+        ]
+        for stream in streams:
+            if state is not None:
+                stream.load_state_dict(state)
+        for _ in range(choose.randint(1, 4)):
+            hr, keys = global_batch(streams)
+            got_hr.append(hr)
+            got_keys += keys
+        state = json.loads(json.dumps(streams[choose.randrange(world)].state_dict()))
+        final_hash = streams[0].stream_hash
+    expected_hr, expected_keys, _, expected_hash = taken(mixed, len(got_keys))
+    assert got_keys == expected_keys
+    assert np.array_equal(np.concatenate(got_hr), expected_hr)
+    assert final_hash == expected_hash
+
+
+def test_the_state_is_small(mixed: Dataset) -> None:
+    stream = make(mixed)
+    for _ in range(10):
+        stream.next_batch()
+    state = stream.state_dict()
+    assert len(json.dumps(state)) < 500
+    assert state["cursor"] == 40
+    assert all(type(value) in (int, str) for value in state.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data_seed": 6}, "data_seed is 5, but this stream has 6"),
+        ({"patch_size": 16}, "patch_size is 24"),
+        ({"augment": False}, "augment is 1"),
+        ({"split": "val"}, "split is 'train'"),
+    ],
+)
+def test_the_state_of_another_stream_is_refused(mixed: Dataset, change: dict[str, Any], message: str) -> None:
+    state = make(mixed).state_dict()
+    with pytest.raises(ValueError, match=message):
+        make(mixed, **change).load_state_dict(state)
+
+
+def test_the_state_of_other_data_is_refused(mixed: Dataset) -> None:
+    other = replace(mixed, fingerprint="0" * 64)
+    with pytest.raises(ValueError, match="fingerprint is '000"):
+        make(mixed).load_state_dict(make(other).state_dict())
+
+
+def test_what_is_not_a_state_is_refused(mixed: Dataset) -> None:
+    stream = make(mixed)
+    with pytest.raises(ValueError, match="stream state: has"):
+        stream.load_state_dict({"cursor": 3})
+    with pytest.raises(ValueError, match="cursor is -1"):
+        stream.load_state_dict(stream.state_dict() | {"cursor": -1})
+
+
+def test_data_seeds_differ_in_order_crops_and_hash(mixed: Dataset) -> None:
+    one, two = taken(mixed, 21), taken(mixed, 21, data_seed=6)
+    assert one[1] != two[1]
+    assert one[3] != two[3]
+    assert not np.array_equal(one[0], two[0])
+
+
+@pytest.mark.parametrize(
+    "change", [{"data_seed": 6}, {"patch_size": 20}, {"augment": False}, {"split": "val"}]
+)
+def test_the_hash_tells_streams_apart(mixed: Dataset, change: dict[str, Any]) -> None:
+    assert taken(mixed, 14)[3] != taken(mixed, 14, **change)[3]
+
+
+def test_without_augmentation_a_patch_is_a_plain_crop(mixed: Dataset) -> None:
+    hr, keys, _, _ = taken(mixed, 35, augment=False)
+    clips = {s.key: pad_to(read_clip(mixed, s), PATCH) for s in mixed.of_split("train")}
+    for patch, key in zip(hr, keys, strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(clips[key], (PATCH, PATCH), axis=(2, 3))
+        assert (windows.transpose(2, 3, 0, 1, 4, 5) == patch).all(axis=(2, 3, 4, 5)).any()
+
+
+def test_the_place_of_a_crop_is_drawn_for_seed_epoch_and_sample(mixed: Dataset) -> None:
+    samples = mixed.of_split("train")
+    hr, keys, epochs, _ = taken(mixed, 21, augment=False)
+    for patch, key, epoch in zip(hr, keys, epochs, strict=True):
+        index = [sample.key for sample in samples].index(key)
+        draw = sample_generator(mixed.fingerprint, 5, epoch, index)
+        y = draw.integers(max(samples[index].height - PATCH, 0) + 1)
+        x = draw.integers(max(samples[index].width - PATCH, 0) + 1)
+        clip = pad_to(read_clip(mixed, samples[index]), PATCH)
+        assert np.array_equal(patch, clip[..., y : y + PATCH, x : x + PATCH])
+
+
+def test_crops_reach_every_border(mixed: Dataset) -> None:
+    big = replace(mixed, samples=tuple(s for s in mixed.samples if s.key == "train_4"))  # 32x32.
+    clip = read_clip(big, big.samples[0])
+    hr = taken(big, 200, augment=False, patch_size=28)[0]
+    places = {
+        (y, x)
+        for y in range(5)
+        for x in range(5)
+        if (hr == clip[..., y : y + 28, x : x + 28]).all((1, 2, 3, 4)).any()
+    }
+    assert len(places) == 25
+
+
+def test_all_eight_transforms_are_drawn(mixed: Dataset) -> None:
+    square = replace(mixed, samples=tuple(s for s in mixed.samples if s.key == "train_4"))
+    clip = read_clip(square, square.samples[0])
+    hr = taken(square, 200, patch_size=32)[0]
+    drawn = {t for t in range(8) if (hr == dihedral(clip, t)).all((1, 2, 3, 4)).any()}
+    assert drawn == set(range(8))
+    assert len({dihedral(clip, t).tobytes() for t in range(8)}) == 8
+
+
+def test_small_pictures_are_named_and_mirrored(mixed: Dataset) -> None:
+    stream = make(mixed)
+    assert stream.small == ("train/3.png",)  # 17 pixels wide.
+    hr, keys, _, _ = taken(mixed, 7, augment=False)
+    patch = hr[keys.index("train_3")]
+    clip = read_clip(mixed, next(s for s in mixed.samples if s.key == "train_3"))
+    assert any(np.array_equal(patch[..., 3:20], clip[..., y : y + PATCH, :]) for y in range(17))
+    assert np.array_equal(patch[..., :3], patch[..., 3:6][..., ::-1])
+    assert np.array_equal(patch[..., 20:], patch[..., 16:20][..., ::-1])
+
+
+def test_padding_goes_far_beyond_the_picture() -> None:
+    clip = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
+    padded = pad_to(clip, 33)
+    assert padded.shape == (2, 3, 33, 33)
+    assert np.array_equal(padded[..., 14:18, 14:19], clip)
+    assert pad_to(clip, 4) is clip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 7, "world_size": 4}, "7 is not a positive multiple of 4 ranks; nearest possible: 4 or 8"),
+        ({"batch": 3, "world_size": 4}, "nearest possible: 4$"),
+        ({"batch": 0}, "nearest possible: 1$"),
+        ({"rank": 2, "world_size": 2}, r"rank: must be in 0\.\.1, got 2"),
+        ({"patch_size": 0}, "patch_size: must be 1 or more"),
+        ({"split": "dev"}, "unknown 'dev'"),
+    ],
+)
+def test_wrong_settings_are_refused(mixed: Dataset, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(mixed, **options)
+
+
+def test_an_empty_split_is_refused(mixed: Dataset) -> None:
+    empty = replace(mixed, samples=mixed.of_split("train"))
+    with pytest.raises(ValueError, match=r"no pictures in split 'val' .by top folder.*pack it again"):
+        make(empty, split="val")
+
+
+def test_clips_of_several_lengths_are_refused(mixed: Dataset) -> None:
+    first, *others = mixed.samples
+    uneven = replace(mixed, samples=(replace(first, members=first.members * 2), *others))
+    with pytest.raises(ValueError, match=r"clips of \[1, 2\] frames"):
+        make(uneven)
+
+
+def test_all_frames_of_a_clip_are_cut_and_turned_alike(mixed: Dataset) -> None:
+    samples = tuple(replace(s, members=s.members * 3) for s in mixed.samples)
+    batch = make(replace(mixed, samples=samples), 8).next_batch()
+    assert batch.hr.shape == (8, 3, 3, PATCH, PATCH)
+    assert (batch.hr == batch.hr[:, :1]).all()
+
+
+@pytest.mark.parametrize(("cache_bytes", "reads"), [(2**20, 7), (0, 28)])
+def test_clips_are_decoded_once_while_they_fit(
+    mixed: Dataset, monkeypatch: pytest.MonkeyPatch, cache_bytes: int, reads: int
+) -> None:
+    calls: list[str] = []
+
+    def counted(dataset: Dataset, sample: Any) -> np.ndarray:
+        calls.append("read")
+        return read_clip(dataset, sample)
+
+    monkeypatch.setattr(stream_module, "read_clip", counted)
+    taken(mixed, 28, cache_bytes=cache_bytes)
+    assert len(calls) == reads
+
+
+def test_the_cache_stays_below_its_limit_and_drops_the_least_recent() -> None:
+    cache = stream_module._ClipCache(100)
+    for index in range(3):
+        cache.put(index, np.zeros(40, np.uint8))
+    assert cache.get(0) is None
+    assert cache.get(1) is not None
+    cache.put(3, np.zeros(40, np.uint8))
+    assert cache.get(2) is None
+    assert cache.get(1) is not None
+    cache.put(4, np.zeros(101, np.uint8))
+    assert cache.get(4) is None
+    assert cache.get(3) is not None
+
+
+def test_a_damaged_clip_stops_the_stream_where_it_was(mixed: Dataset, tmp_path: Path, save: Callable) -> None:
+    shutil.copytree(mixed.root, tmp_path / "copy")
+    damaged = load(tmp_path / "copy")
+    (damaged.root / "train-000000.tar").unlink()
+    stream = make(damaged)
+    before = stream.state_dict()
+    with pytest.raises(ValueError, match=r"train-000000.tar: .*srloss shard verify"):
+        stream.next_batch()
+    assert stream.state_dict() == before
+    shutil.copy(mixed.root / "train-000000.tar", damaged.root)
+    assert np.array_equal(stream.next_batch().hr, make(mixed).next_batch().hr)
