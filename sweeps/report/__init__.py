@@ -1,0 +1,1 @@
+"""The report: one self-contained HTML file that answers which loss to train with."""

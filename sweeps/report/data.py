@@ -1,0 +1,141 @@
+"""What a report shows, as plain values: `collect` fills it from the run store, `render` draws it.
+
+Nothing here knows where the values come from or what they will look like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class MetricInfo:
+    """One evaluation metric as a reader needs to see it."""
+
+    name: str
+    """Key in the tables below, e.g. `psnr_y`."""
+    label: str
+    """Heading, e.g. `PSNR-Y`."""
+    unit: str
+    """`dB` or empty."""
+    higher_is_better: bool
+    decimals: int
+    convention: str
+    """The protocol in one line, e.g. `luma, 8-bit, border 2 px cut`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Paired difference of a candidate to a reference, over the same clips."""
+
+    estimate: Estimate
+    p_adjusted: float | None
+    """Holm-adjusted p of the exact sign-flip test over source pictures; None where it cannot be computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRow:
+    """One loss in the table; all its seeds together. The bicubic baseline is a row of its own."""
+
+    name: str
+    """The loss as written in the sweep, e.g. `l1` or `0.8*l1 + 0.2*ssim`; `bicubic` for the baseline."""
+    is_baseline: bool
+    num_seeds: int
+    scores: dict[str, Estimate]
+    """Metric name -> mean over seeds and clips, interval over source pictures."""
+    seed_scores: dict[str, tuple[float, ...]]
+    """Metric name -> one mean per seed."""
+    to_baseline: dict[str, Difference]
+    """Metric name -> paired difference to bicubic; empty for the baseline."""
+    best_on: tuple[str, ...]
+    """Metrics on which this row has the best mean of all trained losses."""
+    tied_with_best_on: tuple[str, ...]
+    """Metrics on which its paired difference to the best row is not distinguishable from zero."""
+    train_seconds: float | None
+    """Mean wall seconds of training of one trial; None for the baseline."""
+    images_per_second: float | None
+    """Training throughput in patches per second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Validation during the training of one trial."""
+
+    candidate: str
+    seed: int
+    steps: tuple[int, ...]
+    seconds: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """One held-out crop in every version: LR, bicubic, each loss, HR, in this order."""
+
+    title: str
+    """Source picture and position, e.g. `chelsea, tile 3`."""
+    reason: str
+    """Why it is shown, e.g. `losses disagree most here`."""
+    images: tuple[tuple[str, bytes], ...]
+    """(label, PNG bytes); all of the same pixel size but `LR`, which is smaller by the scale."""
+    scores: dict[str, float]
+    """Label -> value of the primary metric on this crop; absent for LR and HR."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """One trial, finished or not; failures are never hidden."""
+
+    trial_id: str
+    candidate: str
+    settings: str
+    """What distinguishes it from its siblings, e.g. `seed=0`."""
+    state: str
+    """`finished`, `stopped_early`, `failed`, `running`, `pending` or `interrupted`."""
+    reason: str
+    """Why it ended: `all 400 steps`, `wall-time cap of 20 s at step 311`, the cause of a failure with the log's path, ..."""
+    steps: int
+    seconds: float
+    attempts: int
+    stream_hash: str
+    """Hash of the (sample, crop) sequence it consumed, first 12 digits."""
+    command: str
+    """The command that repeats this trial."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """Everything in one report."""
+
+    title: str
+    sweep_id: str
+    is_running: bool
+    verdict: str
+    """The answer, one sentence."""
+    caveats: tuple[str, ...]
+    """What a sceptical reader must know before believing the verdict; may be empty."""
+    metrics: tuple[MetricInfo, ...]
+    """The first is the primary metric, fixed before the sweep started."""
+    distortion_metric: str
+    perception_metric: str
+    candidates: tuple[CandidateRow, ...]
+    """Best first by the primary metric, then the baseline."""
+    curve_metric: MetricInfo
+    curves: tuple[Curve, ...]
+    curve_baseline: float | None
+    """The baseline's value of the curve metric on the same validation clips."""
+    crops: tuple[Crop, ...]
+    trials: tuple[TrialRow, ...]
+    facts: tuple[tuple[str, str], ...]
+    """(name, value) pairs: data set, fingerprint, degradation, clips, sources, protocol, environment, ..."""
+    command: str
+    """The command that repeats the sweep."""
