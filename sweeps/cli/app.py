@@ -1,0 +1,197 @@
+"""The tree of commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeps.cli import shard
+
+app = typer.Typer(
+    name="srloss",
+    help="Which loss function should I train my super-resolution model with?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(
+    help="Show the complete configuration of a trial, or its schema.", no_args_is_help=True
+)
+app.add_typer(shard.app, name="shard")
+app.add_typer(config_app, name="config")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Store = Annotated[Path | None, typer.Option(help="Run store; $SRLOSS_STORE, or ./runs.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings to change, as a.b=value.", metavar="[a.b=c ...]")
+]
+SweepId = Annotated[
+    str | None, typer.Argument(help="Sweep id or its beginning; the latest if left out.", show_default=False)
+]
+Detach = Annotated[bool, typer.Option("--detach", help="Run in the background, surviving this terminal.")]
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where to put everything the demo makes.")] = Path("demo"),
+) -> None:
+    """The whole loop on bundled photographs: shards, a sweep over 4 losses, evaluation, report, W&B check."""
+    from sweeps.demo import run_demo
+
+    raise typer.Exit(run_demo(folder))
+
+
+@app.command()
+def doctor(
+    data: Annotated[Path | None, typer.Option(help="Also check this packed data set.")] = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Check Python, packages, CPUs, GPUs, disk, Ray and W&B; print what is wrong and how to fix it."""
+    from sweeps.cli.commands import doctor as command
+
+    raise typer.Exit(command(data=data, store=store, as_json=as_json))
+
+
+@app.command()
+def losses(as_json: Json = False) -> None:
+    """List the losses, with their parameters."""
+    from sweeps.cli.commands import losses as command
+
+    command(as_json=as_json)
+
+
+@app.command()
+def train(
+    file: Annotated[Path, typer.Argument(help="YAML file of one trial.")],
+    overrides: Overrides = None,
+    store: Store = None,
+    detach: Detach = False,
+) -> None:
+    """Train and evaluate one trial; run again, it continues where it was."""
+    from sweeps.cli.commands import train as command
+
+    raise typer.Exit(command(file, overrides or [], store=store, detach=detach))
+
+
+@app.command()
+def sweep(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="YAML file of the sweep, or the name of a recipe.", show_default=False),
+    ] = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trials and run nothing.")] = False,
+    resume: Annotated[str | None, typer.Option(metavar="ID", help="Continue this sweep.")] = None,
+    store: Store = None,
+    detach: Detach = False,
+    as_json: Json = False,
+) -> None:
+    """Compare losses: train every trial of a sweep file, evaluate, and draw the verdict."""
+    from sweeps.cli.commands import sweep as command
+
+    code = command(
+        file, overrides or [], dry_run=dry_run, resume=resume, store=store, detach=detach, as_json=as_json
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def evaluate(
+    what: Annotated[
+        str | None, typer.Argument(help="Sweep id, or the folder of a trial; the latest sweep if left out.")
+    ] = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Measure trained models again on the held-out clips."""
+    from sweeps.cli.commands import evaluate as command
+
+    raise typer.Exit(command(what, store=store, as_json=as_json))
+
+
+@app.command()
+def report(
+    sweep_id: SweepId = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to write the page; beside the sweep if left out.", show_default=False),
+    ] = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of a sweep, one self-contained HTML file, and print its verdict."""
+    from sweeps.cli.commands import report as command
+
+    raise typer.Exit(command(sweep_id, out=out, store=store, as_json=as_json))
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="A loss of the sweep, or bicubic.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    sweep_id: Annotated[
+        str | None, typer.Option("--sweep", help="Sweep id or its beginning; the latest if left out.")
+    ] = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Paired comparison of two losses of a sweep, on every metric."""
+    from sweeps.cli.commands import compare as command
+
+    raise typer.Exit(command(first, second, sweep_id=sweep_id, store=store, as_json=as_json))
+
+
+@config_app.command("show")
+def config_show(
+    file: Annotated[Path, typer.Argument(help="YAML file of one trial.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Print the complete configuration of a trial, defaults filled in."""
+    from sweeps.cli.commands import config_show as command
+
+    command(file, overrides or [], as_json=as_json)
+
+
+@config_app.command("schema")
+def config_schema(
+    section: Annotated[str | None, typer.Argument(help="One section, e.g. training.")] = None,
+    sweep_file: Annotated[bool, typer.Option("--sweep", help="The schema of a sweep file.")] = False,
+) -> None:
+    """Print the JSON schema of a trial, for editors and for reading."""
+    from sweeps.cli.commands import config_schema as command
+
+    command(section, sweep_file=sweep_file)
+
+
+@config_app.command("recipe")
+def config_recipe(
+    name: Annotated[str | None, typer.Argument(help="A recipe; all names if left out.")] = None,
+) -> None:
+    """Print a sweep file that comes with srloss, to start your own from."""
+    from sweeps.cli.commands import config_recipe as command
+
+    command(name)
+
+
+def run() -> None:
+    """Runs the command line; a user's mistake is a message, an interruption has its own exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what was finished is kept\n")
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if os.environ.get("SRLOSS_DEBUG"):
+            traceback.print_exc()
+        sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
+        from sr.configfile import ConfigError
+
+        sys.exit(2 if isinstance(error, ConfigError) else 1)

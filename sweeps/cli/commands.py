@@ -1,0 +1,293 @@
+"""What the commands do, once the command line is parsed. Imported only when a command runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from cluster.api import JobFailedError, Resources
+from cluster.launchers import LAUNCHERS
+from shards import manifest
+from sr.components import parameters_of
+from sr.config import TrialConfig, parse_trial, to_plain
+from sr.configfile import ConfigError, apply_overrides, read_yaml, unknown
+from sr.ledger import Ledger, open_trial, trial_id
+from sr.losses import LOSSES
+from sr.metrics import METRICS
+from sweeps import doctor as examination
+from sweeps import driver, jobs
+from sweeps.cli.show import progress, say, say_json
+from sweeps.cli.table import as_plain, print_verdict
+from sweeps.evaluation import BASELINE, evaluate_trial
+from sweeps.recipes import file_or_recipe, recipe_names, recipe_path
+from sweeps.report.build import write_report
+from sweeps.spec import SweepConfig, read_sweep
+from sweeps.store import default_store, find_sweep
+from sweeps.verdict import draw, interval, pairwise, quantity
+
+
+def doctor(*, data: Path | None, store: Path | None, as_json: bool) -> int:
+    """Prints the examination; 1 if something is wrong."""
+    checks = examination.examine(store=store or default_store(), data=data)
+    if as_json:
+        say_json([asdict(check) for check in checks])
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            say(f"{check.status:8} {check.name:{width}}  {check.found}")
+            if check.fix:
+                say(f"{'':8} {'':{width}}  fix: {check.fix}")
+    return jobs.FAILED if any(check.status == "problem" for check in checks) else jobs.OK
+
+
+def losses(*, as_json: bool) -> None:
+    """Prints the dictionary of losses."""
+    table = {
+        name: {
+            "what": (factory.__doc__ or "").strip().splitlines()[0],
+            "parameters": {
+                key: p.default for key, p in parameters_of(factory, given_elsewhere=frozenset()).items()
+            },
+        }
+        for name, factory in sorted(LOSSES.items())
+    }
+    if as_json:
+        say_json(table)
+        return
+    for name, entry in table.items():
+        parameters = ", ".join(f"{key}={value}" for key, value in entry["parameters"].items())
+        say(f"{name:14} {entry['what']}" + (f"  ({parameters})" if parameters else ""))
+    say("\nWrite a weighted sum in a config as  loss: 0.8*l1 + 0.2*ssim")
+
+
+def train(file: Path, overrides: Sequence[str], *, store: Path | None, detach: bool) -> int:
+    """Trains one trial."""
+    config = _bound(parse_trial(apply_overrides(read_yaml(file), overrides)))
+    root = store or default_store()
+    folder = root / "trials" / trial_id(config)
+    ledger = Ledger(folder)
+    ledger.create(config, command=_command_line())
+    status = ledger.status()
+    if status.is_over:
+        say(f"this trial is finished already ({status.reason}); its folder holds everything")
+    say(
+        f"trial {folder.name}: {config.model.type} x{config.scale} with {file.name}, {config.training.steps} steps"
+    )
+    return _launch(
+        jobs.run_train,
+        folder,
+        name=f"train-{folder.name}",
+        store=root,
+        detach=detach,
+        cpus=config.engine.threads,
+    )
+
+
+def _bound(config: TrialConfig) -> TrialConfig:
+    """The configuration bound to the very data set that is there now, wherever the command is run from."""
+    path = Path(config.data.path).resolve()
+    data = {"path": str(path), "fingerprint": config.data.fingerprint or manifest.load(path).fingerprint}
+    return config.model_copy(update={"data": config.data.model_copy(update=data)})
+
+
+def _command_line() -> str:
+    return shlex.join(["srloss", *sys.argv[1:]])
+
+
+def _launch(
+    work: Callable[[Path], int], folder: Path, *, name: str, store: Path, detach: bool, cpus: int
+) -> int:
+    """Runs the work here, or hands it to a process of its own and says how to follow it."""
+    launcher = LAUNCHERS["process" if detach else "inline"]()
+    job_folder = store / "jobs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{time.time_ns() % 1_000_000:06d}"
+    job = launcher.submit(work, folder, resources=Resources(cpus=cpus), name=name, folder=job_folder)
+    if detach:
+        say(f"running in the background as {job.job_id}")
+        say(f"  follow:  tail -f {shlex.quote(str(job.log_path))}")
+        say(f"  results: {folder}")
+        return jobs.OK
+    try:
+        return job.result()
+    except JobFailedError as error:
+        # In this process the cause is at hand, and says more to its reader than a copy of its traceback.
+        raise (error.__cause__ or error) from None
+
+
+def sweep(
+    file: Path | None,
+    overrides: Sequence[str],
+    *,
+    dry_run: bool,
+    resume: str | None,
+    store: Path | None,
+    detach: bool,
+    as_json: bool,
+) -> int:
+    """Starts, continues, or only shows a sweep."""
+    root = store or default_store()
+    if (file is None) == (resume is None):
+        raise ConfigError(["sweep: give either a sweep file or --resume ID"])
+    if resume is not None:
+        if overrides:
+            raise ConfigError(
+                ["sweep --resume: settings cannot change in the middle of a sweep; start a new one"]
+            )
+        the_sweep = driver.reopen(find_sweep(root, resume))
+    else:
+        assert file is not None
+        config = read_sweep(file_or_recipe(file), overrides)
+        if dry_run:
+            return _show_plan(config, as_json=as_json)
+        the_sweep = driver.create(config, store=root, command=_command_line())
+    if dry_run:
+        raise ConfigError(["sweep: --dry-run shows what a file would run; it does not go with --resume"])
+    say(f"sweep {the_sweep.folder.sweep_id} in {the_sweep.folder.path}")
+    say(f"  if it is interrupted: {jobs.resume_command(the_sweep)}")
+    cpus = driver.concurrency(the_sweep.config, the_sweep.trials) * max(
+        t.config.engine.threads for t in the_sweep.trials
+    )
+    return _launch(
+        jobs.run_sweep,
+        the_sweep.folder.path,
+        name=the_sweep.folder.sweep_id,
+        store=root,
+        detach=detach,
+        cpus=cpus,
+    )
+
+
+def _show_plan(config: SweepConfig, *, as_json: bool) -> int:
+    trials = driver.plan(config)
+    at_once = driver.concurrency(config, trials)
+    if as_json:
+        say_json(
+            [
+                {
+                    "trial_id": t.trial_id,
+                    "loss": t.candidate,
+                    "settings": t.settings,
+                    "config": to_plain(t.config),
+                }
+                for t in trials
+            ]
+        )
+        return jobs.OK
+    for trial in trials:
+        say(f"  {trial.trial_id}  {trial.candidate}  {trial.settings}")
+    steps = sum(trial.config.training.steps for trial in trials)
+    caps = [trial.config.training.max_seconds for trial in trials]
+    bound = (
+        f", at most {sum(c for c in caps if c) / at_once / 60:.1f} minutes of training" if all(caps) else ""
+    )
+    say(
+        f"{len(trials)} trials of {len({t.candidate for t in trials})} losses, {steps} steps in all, {at_once} at once{bound}; nothing was run"
+    )
+    return jobs.OK
+
+
+def evaluate(what: str | None, *, store: Path | None, as_json: bool) -> int:
+    """Measures a trial, or every trial of a sweep, again."""
+    if what is not None and (Path(what) / "state.json").exists():
+        ledgers = [open_trial(Path(what))[0]]
+        names = [Path(what).name]
+    else:
+        the_sweep = driver.reopen(find_sweep(store or default_store(), what))
+        trials = [trial for trial in the_sweep.trials if the_sweep.ledger(trial).status().is_over]
+        ledgers = [the_sweep.ledger(trial) for trial in trials]
+        names = [f"{trial.candidate} {trial.settings}" for trial in trials]
+    results = {}
+    with progress("evaluating", len(ledgers)) as ticker:
+        for done, (name, ledger) in enumerate(zip(names, ledgers, strict=True), start=1):
+            evaluate_trial(ledger.folder)
+            rows = ledger.evaluation()
+            results[name] = {
+                metric: sum(row[metric] for row in rows) / len(rows)
+                for metric in rows[0]
+                if metric in METRICS
+            }
+            ticker.update(done, name)
+    if as_json:
+        say_json(results)
+    else:
+        for name, scores in results.items():
+            say(
+                f"{name}: "
+                + ", ".join(f"{METRICS[m].label} {v:.{METRICS[m].decimals}f}" for m, v in scores.items())
+            )
+    return jobs.OK
+
+
+def report(sweep_id: str | None, *, out: Path | None, store: Path | None, as_json: bool) -> int:
+    """Writes the report."""
+    the_sweep = driver.reopen(find_sweep(store or default_store(), sweep_id))
+    path = out or the_sweep.folder.report
+    verdict = write_report(the_sweep, path)
+    if as_json:
+        say_json(as_plain(verdict) | {"report": str(path)})
+    else:
+        print_verdict(verdict)
+        say(f"\nreport: {path}")
+    return jobs.OK
+
+
+def compare(first: str, second: str, *, sweep_id: str | None, store: Path | None, as_json: bool) -> int:
+    """Prints paired differences of two losses on every metric."""
+    the_sweep = driver.reopen(find_sweep(store or default_store(), sweep_id))
+    verdict = draw(the_sweep)
+    known = {candidate.name: candidate for candidate in verdict.ranking}
+    if verdict.baseline:
+        known[BASELINE] = verdict.baseline
+    for name in (first, second):
+        if name not in known:
+            raise ConfigError([unknown("loss of this sweep", name, known)])
+    comparisons = pairwise(known[first], known[second], verdict.metrics)
+    if as_json:
+        say_json({metric: asdict(comparison) for metric, comparison in comparisons.items()})
+        return jobs.OK
+    say(f"{first} minus {second}, {verdict.num_clips} clips of {verdict.num_sources} pictures, paired:")
+    for name, comparison in comparisons.items():
+        metric = METRICS[name]
+        better = comparison.mean > 0 if metric.higher_is_better else comparison.mean < 0
+        word = f"{first if better else second} is better" if comparison.is_clear else "not distinguishable"
+        say(
+            f"  {metric.label:9} {quantity(comparison.mean, metric):>10}  {interval(comparison, metric)}  {word}"
+        )
+    return jobs.OK
+
+
+def config_show(file: Path, overrides: Sequence[str], *, as_json: bool) -> None:
+    """Prints a trial's configuration."""
+    plain = to_plain(parse_trial(apply_overrides(read_yaml(file), overrides)))
+    if as_json:
+        say_json(plain)
+    else:
+        say(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip())
+
+
+def config_schema(section: str | None, *, sweep_file: bool) -> None:
+    """Prints a JSON schema."""
+    schema = (SweepConfig if sweep_file else TrialConfig).model_json_schema()
+    if section is not None:
+        properties = schema["properties"]
+        if section not in properties:
+            raise ConfigError([unknown("section", section, properties)])
+        reference = properties[section].get("$ref") or json.dumps(properties[section])
+        schema = schema["$defs"].get(reference.rpartition("/")[2], properties[section])
+    say_json(schema)
+
+
+def config_recipe(name: str | None) -> None:
+    """Prints a recipe, or the names of all."""
+    if name is None:
+        say(" ".join(recipe_names()))
+        return
+    if name not in recipe_names():
+        raise ConfigError([unknown("recipe", name, recipe_names())])
+    say(recipe_path(name).read_text().rstrip())

@@ -1,0 +1,102 @@
+"""Evaluation of finished trials and of the bicubic baseline on the held-out clips of their data set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sr import checkpoint
+from sr.config import TrialConfig
+from sr.evaluate import VALIDATION_METRICS, clips_of, evaluate, mean_scores, save_png, upscale_clips
+from sr.evaluate import crop_names as names_of_saved_crops
+from sr.ledger import Ledger, State, Status, open_trial
+from sr.models import GENERATORS
+from sr.train import build_generator, open_dataset
+from sr.world import single_process
+
+BASELINE = "bicubic"
+
+
+def evaluate_trial(folder: Path, *, on_clip: Callable[[int], None] = lambda _done: None) -> int:
+    """Measures a trial's newest sound checkpoint (its averaged weights) on the test clips; returns their number.
+
+    Writes evaluation.jsonl and crops/ of the trial's folder.
+
+    Raises:
+        ValueError: There is no trial, no sound checkpoint, or no clip to judge it on.
+    """
+    ledger, config = open_trial(folder)
+    damaged: list[str] = []
+    state = checkpoint.latest(ledger.checkpoints, on_damaged=damaged.append)
+    if state is None:
+        raise ValueError(
+            "; ".join([f"{folder}: no sound checkpoint to evaluate; train the trial first", *damaged])
+        )
+    generator = build_generator(config.model, scale=config.scale, seed=config.seed)
+    generator.load_state_dict(state["ema"])
+    return _evaluate(generator, ledger, config, on_clip)
+
+
+def evaluate_baseline(ledger: Ledger, config: TrialConfig, *, command: str) -> int:
+    """Measures bicubic enlargement on the test clips and, for the learning curves, on the validation clips.
+
+    Also keeps the LR and HR pictures of the clips, which belong to no trial, in `lr/` and `hr/` of the folder.
+
+    Args:
+        ledger: Where to write; created if missing.
+        config: Any trial of the sweep: data, degradation and scale are taken from it.
+        command: What to record as the repeating command.
+    """
+    ledger.create(config, command=command)
+    generator = GENERATORS[BASELINE](scale=config.scale)
+    device = single_process(config.engine.device).device
+    dataset = open_dataset(config)
+    clips, _ = clips_of(dataset, "val", config.evaluation, scale=config.scale)
+    rows = evaluate(generator, dataset, clips, config, device=device, metrics=VALIDATION_METRICS)
+    scores = {f"val/{name}": value for name, value in mean_scores(rows, VALIDATION_METRICS).items()}
+    ledger.append({"kind": "validation", "step": 0, "samples": 0, "seconds": 0.0, **scores})
+    test_clips, _ = clips_of(dataset, "test", config.evaluation, scale=config.scale)
+    kept = names_of_saved_crops(test_clips)
+    shown = [clip for clip in test_clips if clip.clip_id in kept]
+    for item in upscale_clips(
+        generator, dataset, shown, degradation=config.degradation, scale=config.scale, device=device
+    ):
+        save_png(ledger.folder / "lr" / kept[item.clip.clip_id], item.lr)
+        save_png(ledger.folder / "hr" / kept[item.clip.clip_id], item.hr)
+    count = _evaluate(generator, ledger, config, lambda _done: None)
+    ledger.set_status(Status(State.FINISHED, reason="needs no training"))
+    return count
+
+
+def _evaluate(
+    generator: torch.nn.Module, ledger: Ledger, config: TrialConfig, on_clip: Callable[[int], None]
+) -> int:
+    torch.set_num_threads(config.engine.threads)
+    device = single_process(config.engine.device).device
+    dataset = open_dataset(config)
+    clips, _ = clips_of(dataset, "test", config.evaluation, scale=config.scale)
+    if not clips:
+        raise ValueError(
+            f"data set {dataset.root}: no picture to evaluate on in split 'test'; pack it again with --split"
+        )
+    rows = evaluate(
+        generator.to(device),
+        dataset,
+        clips,
+        config,
+        device=device,
+        crops_folder=ledger.folder / "crops",
+        on_clip=on_clip,
+    )
+    ledger.write_evaluation(rows)
+    return len(rows)
+
+
+def mark_stopped_early(ledger: Ledger) -> None:
+    """Records that the scheduler, not an interruption, ended this trial before its last step."""
+    status = ledger.status()
+    reason = f"stopped early by ASHA at step {status.step}"
+    ledger.set_status(dataclasses.replace(status, state=State.STOPPED_EARLY, reason=reason))

@@ -1,0 +1,89 @@
+"""The work behind the commands, as functions that any launcher can start: they take paths and return an exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sr.ledger import State, open_trial
+from sr.train import train
+from sr.world import single_process
+from sweeps import driver
+from sweeps.cli.follow import Follow
+from sweeps.cli.show import say
+from sweeps.cli.table import print_verdict
+from sweeps.evaluation import evaluate_trial
+from sweeps.report.build import write_report
+from sweeps.store import SweepFolder
+
+OK, FAILED, USAGE, SOME_TRIALS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def run_sweep(folder: Path) -> int:
+    """Runs what is unfinished of a sweep, evaluates, reports; returns the exit code."""
+    sweep = driver.reopen(SweepFolder(folder))
+    with Follow(sweep) as follow:
+        driver.run(sweep, progress=follow)
+    say()
+    return conclude(sweep)
+
+
+def conclude(sweep: driver.Sweep) -> int:
+    """Writes the report, prints the verdict and where things are; returns the exit code."""
+    verdict = write_report(sweep, sweep.folder.report)
+    print_verdict(verdict)
+    say()
+    failed = sweep.with_state(State.FAILED)
+    for trial in failed:
+        ledger = sweep.ledger(trial)
+        say(f"failed: {trial.candidate} {trial.settings}: {ledger.status().reason}")
+        say(f"        log: {ledger.log_path}")
+    say(f"report: {sweep.folder.report}")
+    unfinished = sweep.with_state(State.PENDING, State.RUNNING)
+    if unfinished:
+        say(
+            f"{len(unfinished)} of {len(sweep.trials)} trials are unfinished; continue with: {resume_command(sweep)}"
+        )
+        return INTERRUPTED
+    if failed:
+        say(
+            f"{len(failed)} of {len(sweep.trials)} trials failed; try them again with: {resume_command(sweep)}"
+        )
+        return FAILED if len(failed) == len(sweep.trials) else SOME_TRIALS_FAILED
+    return OK
+
+
+def resume_command(sweep: driver.Sweep) -> str:
+    """The command that continues a sweep."""
+    import shlex
+
+    return shlex.join(
+        [
+            "srloss",
+            "sweep",
+            "--resume",
+            sweep.folder.sweep_id,
+            "--store",
+            str(sweep.folder.path.parent.parent),
+        ]
+    )
+
+
+def run_train(folder: Path) -> int:
+    """Trains the trial in a folder to its end and evaluates it; returns the exit code."""
+    ledger, config = open_trial(folder)
+    if not ledger.status().is_over:
+
+        def report(metrics: dict[str, float]) -> None:
+            scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name != "step")
+            say(f"  step {metrics['step']} of {config.training.steps}: {scores}")
+
+        train(config, world=single_process(config.engine.device), ledger=ledger, report=report)
+    status = ledger.status()
+    say(f"finished: {status.reason}, {status.seconds:.0f} s")
+    num_clips = evaluate_trial(folder)
+    rows = ledger.evaluation()
+    names = [name for name in rows[0] if name not in ("clip", "source")]
+    scores = ", ".join(f"{name} {sum(row[name] for row in rows) / num_clips:.4f}" for name in names)
+    say(f"evaluated on {num_clips} held-out clips: {scores}")
+    say(f"trial: {folder}")
+    return OK

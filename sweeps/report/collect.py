@@ -1,0 +1,235 @@
+"""Fills a report from the run store: ledgers, verdict and pictures to plain values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from shards import manifest
+from sr.ledger import State
+from sr.metrics import METRICS
+from sweeps.driver import Sweep
+from sweeps.evaluation import BASELINE
+from sweeps.report.data import (
+    CandidateRow,
+    Crop,
+    Curve,
+    Difference,
+    Estimate,
+    MetricInfo,
+    ReportData,
+    TrialRow,
+)
+from sweeps.spec import PlannedTrial
+from sweeps.statistics import PerSource, bootstrap_interval
+from sweeps.verdict import Candidate, Verdict, perception_metric
+
+_MAX_CROPS = 6
+_MAX_CROP_BYTES = 3_000_000
+"""As base64 they are a third larger, and a report is to stay below 5 MB also with forty losses."""
+
+
+def collect(sweep: Sweep, verdict: Verdict) -> ReportData:
+    """Everything the report of a sweep shows, as it stands now.
+
+    Args:
+        sweep: The sweep, finished or not.
+        verdict: Drawn from the same sweep.
+    """
+    running = bool(sweep.with_state(State.RUNNING, State.PENDING))
+    baseline = sweep.folder.baseline(BASELINE)
+    rows = [_row(candidate, verdict) for candidate in verdict.ranking]
+    rows = [_with_cost(row, candidate, sweep) for row, candidate in zip(rows, verdict.ranking, strict=True)]
+    if verdict.baseline:
+        rows.append(_row(verdict.baseline, verdict))
+    validated = baseline.rows("validation") if baseline.exists() else []
+    curve_name = sweep.config.metric.name
+    return ReportData(
+        title=sweep.config.name,
+        sweep_id=sweep.folder.sweep_id,
+        is_running=running,
+        verdict=verdict.sentence,
+        caveats=verdict.caveats,
+        metrics=tuple(_info(name, sweep) for name in _primary_first(verdict)),
+        distortion_metric="psnr_y",
+        perception_metric=perception_metric(verdict),
+        candidates=tuple(rows),
+        curve_metric=_info(sweep.config.metric.evaluation_name, sweep),
+        curves=tuple(_curve(trial, sweep) for trial in sweep.trials),
+        curve_baseline=validated[-1][curve_name] if validated else None,
+        crops=_crops(sweep, verdict),
+        trials=tuple(_trial_row(trial, sweep) for trial in sweep.trials),
+        facts=_facts(sweep, verdict),
+        command=sweep.command,
+    )
+
+
+def _primary_first(verdict: Verdict) -> list[str]:
+    return [verdict.primary, *(name for name in verdict.metrics if name != verdict.primary)]
+
+
+def _info(name: str, sweep: Sweep) -> MetricInfo:
+    metric = METRICS[name]
+    convention = f"{metric.convention}; 8-bit, {sweep.trials[0].config.scale} px cut from each border"
+    return MetricInfo(name, metric.label, metric.unit, metric.higher_is_better, metric.decimals, convention)
+
+
+def _estimate(data: PerSource) -> Estimate:
+    return Estimate(data.mean, *bootstrap_interval(data))
+
+
+def _row(candidate: Candidate, verdict: Verdict) -> CandidateRow:
+    to_baseline = {}
+    for metric, by_name in verdict.to_baseline.items():
+        if candidate.name in by_name:
+            difference = by_name[candidate.name]
+            estimate = Estimate(difference.mean, difference.low, difference.high)
+            to_baseline[metric] = Difference(estimate, difference.p_adjusted)
+    is_baseline = candidate is verdict.baseline
+    return CandidateRow(
+        name=candidate.name,
+        is_baseline=is_baseline,
+        num_seeds=len(candidate.trials),
+        scores={metric: _estimate(data) for metric, data in candidate.measured.items()},
+        seed_scores={metric: tuple(data.seed_means.tolist()) for metric, data in candidate.measured.items()},
+        to_baseline=to_baseline,
+        best_on=tuple(m for m, name in verdict.best_on.items() if name == candidate.name and not is_baseline),
+        tied_with_best_on=tuple(
+            metric
+            for metric, by_name in verdict.to_best.items()
+            if candidate.name in by_name and not by_name[candidate.name].is_clear and not is_baseline
+        ),
+        train_seconds=None,
+        images_per_second=None,
+    )
+
+
+def _with_cost(row: CandidateRow, candidate: Candidate, sweep: Sweep) -> CandidateRow:
+    from dataclasses import replace
+
+    ledgers = [sweep.ledger(trial) for trial in candidate.trials]
+    rates = [rows[-1]["images_per_second"] for rows in (ledger.rows("train") for ledger in ledgers) if rows]
+    return replace(
+        row,
+        train_seconds=float(np.mean([ledger.status().seconds for ledger in ledgers])),
+        images_per_second=float(np.mean(rates)) if rates else None,
+    )
+
+
+def _curve(trial: PlannedTrial, sweep: Sweep) -> Curve:
+    rows = sweep.ledger(trial).rows("validation")
+    return Curve(
+        candidate=trial.candidate,
+        seed=trial.config.seed,
+        steps=tuple(row["step"] for row in rows),
+        seconds=tuple(row["seconds"] for row in rows),
+        values=tuple(row[sweep.config.metric.name] for row in rows),
+    )
+
+
+def _trial_row(trial: PlannedTrial, sweep: Sweep) -> TrialRow:
+    ledger = sweep.ledger(trial)
+    status = ledger.status()
+    reason = f"{status.reason} (log: {ledger.log_path})" if status.state is State.FAILED else status.reason
+    return TrialRow(
+        trial_id=trial.trial_id,
+        candidate=trial.candidate,
+        settings=trial.settings,
+        state=status.state,
+        reason=reason,
+        steps=status.step,
+        seconds=status.seconds,
+        attempts=status.attempt,
+        stream_hash=status.stream_hash[:12],
+        command=ledger.command(),
+    )
+
+
+def _facts(sweep: Sweep, verdict: Verdict) -> tuple[tuple[str, str], ...]:
+    config = sweep.trials[0].config
+    facts = [
+        ("Data set", f"{Path(config.data.path).name}, fingerprint {config.data.fingerprint[:12]}"),
+        ("Scale and degradation", f"x{config.scale}, {config.degradation.type}, LR rounded to 8 bits"),
+        ("Judged on", f"{verdict.num_clips} clips (tiles of up to {config.evaluation.tile_size} px) of {verdict.num_sources} held-out pictures"),
+        ("Generator", ", ".join([config.model.type, *(f"{k}={v}" for k, v in config.model.parameters.items())])),
+        ("Budget of a trial", f"{config.training.steps} steps of {config.training.global_batch_size} crops of {config.data.patch_size} px"
+         + (f", at most {config.training.max_seconds:g} s" if config.training.max_seconds else "")),
+        ("Term weights", "calibrated to L1's gradient" if config.loss.calibrate else "as given, not calibrated"),
+        ("Intervals", "95 %, paired, bootstrap over source pictures and seeds; p: sign flips over pictures, Holm-adjusted"),
+    ]  # fmt: skip
+    ledgers = [sweep.ledger(trial) for trial in sweep.trials]
+    environments = [ledger.folder / "environment.json" for ledger in ledgers]
+    for path in [path for path in environments if path.exists()][:1]:
+        environment = json.loads(path.read_text())
+        versions = ", ".join(f"{name} {environment[name]}" for name in ("srloss", "torch", "ray", "python"))
+        facts.append(("Environment", f"{versions}; {environment['cpus']} CPUs, {environment['platform']}"))
+    try:
+        rejected = manifest.load(Path(config.data.path)).rejected
+    except ValueError:
+        rejected = ()
+    if rejected:
+        facts.append(("Files not used", "; ".join(f"{item.source}: {item.reason}" for item in rejected)))
+    return tuple(facts)
+
+
+def _crops(sweep: Sweep, verdict: Verdict) -> tuple[Crop, ...]:
+    """Clips where the losses disagree most, each from another picture; the first seed stands for a loss.
+
+    Disagreement is taken on the perception metric: on PSNR it would single out smooth areas, where nobody sees it.
+    """
+    if not verdict.ranking:
+        return ()
+    by = perception_metric(verdict)
+    baseline = {row["clip"]: row for row in sweep.folder.baseline(BASELINE).evaluation()}
+    tables = {
+        c.name: {row["clip"]: row for row in sweep.ledger(c.trials[0]).evaluation()} for c in verdict.ranking
+    }
+    spread = {clip: float(np.ptp([table[clip][by] for table in tables.values()])) for clip in baseline}
+    if len(tables) == 1:
+        only = next(iter(tables.values()))
+        spread = {clip: abs(only[clip][by] - row[by]) for clip, row in baseline.items()}
+    files = _crop_files(sweep)
+    shown: dict[str, Crop] = {}
+    num_bytes = 0
+    for clip in sorted(files, key=lambda clip: spread[clip], reverse=True):
+        source = baseline[clip]["source"]
+        images = _images(sweep, verdict, files[clip]) if source not in shown else None
+        if images is None:
+            continue
+        num_bytes += sum(len(content) for _, content in images)
+        if len(shown) == _MAX_CROPS or (shown and num_bytes > _MAX_CROP_BYTES):
+            break
+        scores = {BASELINE: baseline[clip][verdict.primary]} | {
+            n: t[clip][verdict.primary] for n, t in tables.items()
+        }
+        metric = METRICS[by]
+        reason = f"{metric.label} of the losses differs by {spread[clip]:.{metric.decimals}f} here"
+        title = f"{source}, tile {int(clip.rpartition('#')[2]) + 1}"
+        shown[source] = Crop(title=title, reason=reason, images=images, scores=scores)
+    return tuple(shown.values())
+
+
+def _crop_files(sweep: Sweep) -> dict[str, str]:
+    """Clip to the file name of its kept pictures."""
+    from sr.evaluate import clips_of, crop_names
+
+    config = sweep.trials[0].config
+    try:
+        dataset = manifest.load(Path(config.data.path))
+    except ValueError:
+        # The report outlives the data set; it then shows no pictures.
+        return {}
+    clips, _ = clips_of(dataset, "test", config.evaluation, scale=config.scale)
+    return crop_names(clips)
+
+
+def _images(sweep: Sweep, verdict: Verdict, file: str) -> tuple[tuple[str, bytes], ...] | None:
+    folder = sweep.folder.baseline(BASELINE).folder
+    paths = [("LR", folder / "lr" / file), (BASELINE, folder / "crops" / file)]
+    paths += [(c.name, sweep.ledger(c.trials[0]).folder / "crops" / file) for c in verdict.ranking]
+    paths += [("HR", folder / "hr" / file)]
+    if not all(path.exists() for _, path in paths):
+        return None
+    return tuple((label, path.read_bytes()) for label, path in paths)

@@ -1,0 +1,86 @@
+"""The run store: where sweeps and trials lie, and how people name them.
+
+STORE/sweeps/<sweep id>/   plan.json, trials/<trial id>/, baseline/<name>/, wandb/, report.html
+STORE/trials/<trial id>/   trials trained by hand
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sr.checkpoint import write_atomically
+from sr.ledger import Ledger
+
+
+def default_store() -> Path:
+    """`$SRLOSS_STORE`, or `runs` in the working folder."""
+    return Path(os.environ.get("SRLOSS_STORE", "runs"))
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFolder:
+    """One sweep on disk."""
+
+    path: Path
+
+    @property
+    def sweep_id(self) -> str:
+        """Name of the sweep."""
+        return self.path.name
+
+    @property
+    def report(self) -> Path:
+        """Where its report is written."""
+        return self.path / "report.html"
+
+    def trial(self, trial_id: str) -> Ledger:
+        """The ledger of one of its trials."""
+        return Ledger(self.path / "trials" / trial_id)
+
+    def baseline(self, name: str) -> Ledger:
+        """Evaluation of a generator without training, in the same layout."""
+        return Ledger(self.path / "baseline" / name)
+
+    def write_plan(self, plan: dict[str, Any]) -> None:
+        """Stores the plan, once, when the sweep is made."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / "plan.json", json.dumps(plan, indent=1).encode())
+
+    def read_plan(self) -> dict[str, Any]:
+        """The stored plan."""
+        return json.loads((self.path / "plan.json").read_text())
+
+
+def sweeps_in(store: Path) -> list[SweepFolder]:
+    """All sweeps of a store, the latest last."""
+    plans = (store / "sweeps").glob("*/plan.json")
+    return [SweepFolder(plan.parent) for plan in sorted(plans, key=lambda plan: plan.stat().st_mtime)]
+
+
+def find_sweep(store: Path, name: str | None) -> SweepFolder:
+    """The sweep with this id, or with an id that begins so, or in this folder; the latest where `name` is None.
+
+    Raises:
+        ValueError: There is none, or the beginning fits several.
+    """
+    if name is not None and (Path(name) / "plan.json").exists():
+        return SweepFolder(Path(name))
+    known = sweeps_in(store)
+    if not known:
+        raise ValueError(
+            f"{store}: no sweep here yet; start one with: srloss sweep FILE (or name the store with --store)"
+        )
+    if name is None:
+        return known[-1]
+    fitting = [sweep for sweep in known if sweep.sweep_id == name] or [
+        s for s in known if s.sweep_id.startswith(name)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = ", ".join(sweep.sweep_id for sweep in (fitting or known))
+    what = "fits several sweeps" if fitting else "is no sweep"
+    raise ValueError(f"'{name}' {what} of {store}; choose one of: {listed}")

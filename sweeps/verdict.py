@@ -1,0 +1,298 @@
+"""From the ledgers of a sweep to an answer: which loss, by how much, and how sure one can be."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sr.ledger import State
+from sr.metrics import METRICS, Metric
+from sweeps.driver import Sweep
+from sweeps.evaluation import BASELINE
+from sweeps.spec import PlannedTrial
+from sweeps.statistics import PerSource, bootstrap_interval, holm, per_source, sign_flip_p, smallest_p
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A paired difference: row minus reference."""
+
+    mean: float
+    low: float
+    high: float
+    p_adjusted: float
+    """Holm-adjusted over the rows compared with the same reference on the same metric."""
+    seed_spread: float
+    """Standard deviation over seeds of the difference; 0 with one seed."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero, p is below 0.05, and it exceeds the spread over seeds."""
+        leaves_out_zero = self.low > 0 or self.high < 0
+        return leaves_out_zero and self.p_adjusted < ALPHA and abs(self.mean) > self.seed_spread
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One loss: the trials that stand for it, and what they measured."""
+
+    name: str
+    trials: tuple[PlannedTrial, ...]
+    measured: dict[str, PerSource]
+    """Metric to its values."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Everything that was concluded."""
+
+    primary: str
+    metrics: tuple[str, ...]
+    ranking: tuple[Candidate, ...]
+    """Candidates with full budgets, best first by the primary metric."""
+    baseline: Candidate | None
+    to_baseline: dict[str, dict[str, Comparison]]
+    """Metric, then candidate: difference to bicubic."""
+    to_best: dict[str, dict[str, Comparison]]
+    """Metric, then candidate: difference to the best candidate on that metric; the best itself is absent."""
+    best_on: dict[str, str]
+    """Metric to the candidate with the best mean."""
+    num_clips: int
+    num_sources: int
+    sentence: str
+    caveats: tuple[str, ...]
+
+
+def draw(sweep: Sweep) -> Verdict:
+    """Draws the verdict from what has finished so far; of each candidate the variant that validated best stands for it."""
+    chosen, dropped = _chosen_trials(sweep)
+    baseline_rows = sweep.folder.baseline(BASELINE).evaluation()
+    sources = {row["clip"]: row["source"] for row in baseline_rows}
+    metrics = tuple(name for name in METRICS if baseline_rows and name in baseline_rows[0])
+    primary = sweep.config.metric.evaluation_name
+    candidates = [
+        Candidate(
+            name,
+            tuple(trials),
+            _measured([sweep.ledger(trial).evaluation() for trial in trials], metrics, sources),
+        )
+        for name, trials in chosen.items()
+    ]
+    candidates.sort(key=lambda c: _goodness(c, primary), reverse=True)
+    baseline = (
+        Candidate(BASELINE, (), _measured([baseline_rows], metrics, sources)) if baseline_rows else None
+    )
+    best_on = {
+        metric: max(candidates, key=lambda c: _goodness(c, metric)).name for metric in metrics if candidates
+    }
+    by_name = {candidate.name: candidate for candidate in candidates}
+    to_baseline = {m: _compare(candidates, baseline, m) for m in metrics} if baseline else {}
+    to_best = {
+        m: _compare([c for c in candidates if c.name != best_on[m]], by_name[best_on[m]], m) for m in best_on
+    }
+    verdict = Verdict(
+        primary, metrics, tuple(candidates), baseline, to_baseline, to_best, best_on,
+        len(sources), len(set(sources.values())), "", (),
+    )  # fmt: skip
+    return _with_words(verdict, sweep, dropped)
+
+
+def _goodness(candidate: Candidate, metric: str) -> float:
+    mean = candidate.measured[metric].mean
+    return mean if METRICS[metric].higher_is_better else -mean
+
+
+def _chosen_trials(sweep: Sweep) -> tuple[dict[str, list[PlannedTrial]], list[str]]:
+    """Candidate to the trials that stand for it, and what was dropped from the comparison, in words."""
+    groups: dict[str, dict[str, list[PlannedTrial]]] = defaultdict(lambda: defaultdict(list))
+    for trial in sweep.trials:
+        ledger = sweep.ledger(trial)
+        if ledger.status().state is State.FINISHED and ledger.evaluation():
+            groups[trial.candidate][trial.variant].append(trial)
+    dropped: list[str] = []
+    chosen: dict[str, list[PlannedTrial]] = {}
+    most_seeds = max((len(trials) for variants in groups.values() for trials in variants.values()), default=0)
+    for name in dict.fromkeys(trial.candidate for trial in sweep.trials):
+        variants = {variant: trials for variant, trials in groups[name].items() if len(trials) == most_seeds}
+        if not variants:
+            finished = max((len(trials) for trials in groups[name].values()), default=0)
+            dropped.append(
+                f"{name} is left out of the ranking: {finished} of its {most_seeds} seeds finished"
+            )
+            continue
+        chosen[name] = max(variants.values(), key=lambda trials: _validated(sweep, trials))
+    return chosen, dropped
+
+
+def _validated(sweep: Sweep, trials: Sequence[PlannedTrial]) -> float:
+    """Last validation of the sweep's metric, averaged over seeds; tuning never sees the held-out clips."""
+    name = sweep.config.metric.name
+    values = [sweep.ledger(trial).rows("validation")[-1][name] for trial in trials]
+    return float(np.mean(values)) * (1 if sweep.config.metric.goal == "maximize" else -1)
+
+
+def _measured(
+    tables: list[list[dict]], metrics: tuple[str, ...], sources: dict[str, str]
+) -> dict[str, PerSource]:
+    return {
+        metric: per_source([{row["clip"]: row[metric] for row in table} for table in tables], sources)
+        for metric in metrics
+    }
+
+
+def _compare(rows: Sequence[Candidate], reference: Candidate, metric: str) -> dict[str, Comparison]:
+    differences = {row.name: row.measured[metric] - reference.measured[metric] for row in rows}
+    adjusted = holm([sign_flip_p(difference) for difference in differences.values()])
+    return {
+        name: Comparison(
+            difference.mean,
+            *bootstrap_interval(difference),
+            p_adjusted=p,
+            seed_spread=float(np.std(difference.seed_means, ddof=1)) if len(difference.sums) > 1 else 0.0,
+        )
+        for (name, difference), p in zip(differences.items(), adjusted, strict=True)
+    }
+
+
+# --- in words ---
+
+
+def _with_words(verdict: Verdict, sweep: Sweep, dropped: list[str]) -> Verdict:
+    return replace(
+        verdict, sentence=_sentence(verdict, sweep), caveats=tuple(_caveats(verdict, sweep, dropped))
+    )
+
+
+def _sentence(verdict: Verdict, sweep: Sweep) -> str:
+    if not verdict.ranking or verdict.baseline is None:
+        failed = len(sweep.with_state(State.FAILED))
+        return f"No verdict: no trial has been trained in full and evaluated ({failed} of {len(sweep.trials)} failed)."
+    metric = METRICS[verdict.primary]
+    best = verdict.ranking[0]
+    gain = verdict.to_baseline[verdict.primary][best.name]
+    sign = 1 if metric.higher_is_better else -1
+    if sign * gain.mean <= 0:
+        return (
+            f"None of the {len(verdict.ranking)} losses beats bicubic enlargement on held-out pictures: the best, {best.name}, "
+            f"differs by {quantity(gain.mean, metric)} {metric.label} ({interval(gain, metric)}). Train longer before you choose."
+        )
+    evidence = f"{quantity(gain.mean, metric)} {metric.label} over bicubic ({interval(gain, metric)})"
+    others = verdict.to_best[verdict.primary]
+    tied = [name for name, comparison in others.items() if not comparison.is_clear]
+    if not others:
+        answer = f"{best.name} gains {evidence}; it is the only loss, so there is nothing to choose from."
+    elif not tied:
+        answer = f"Train with {best.name}: {evidence}, and better than every other loss tried: {_losers(others, list(others), metric)}."
+    elif len(tied) == len(others):
+        answer = f"No loss is distinguishable from the best, {best.name}, on {metric.label}: it gains {evidence}; choose by another metric or by cost, or add pictures and seeds."
+    else:
+        clear = [name for name in others if name not in tied]
+        answer = (
+            f"Train with {_listed([best.name, *tied], 'or')}, which {metric.label} does not tell apart: {best.name} gains "
+            f"{evidence}. Clearly worse: {_losers(others, clear, metric)}."
+        )
+    if not gain.is_clear:
+        answer += " The gain over bicubic is itself not certain on so few pictures."
+    return answer + _perceptual(verdict)
+
+
+def _losers(others: dict[str, Comparison], names: list[str], metric: Metric) -> str:
+    return _listed([f"{name} {quantity(others[name].mean, metric)}" for name in names], "and")
+
+
+def _perceptual(verdict: Verdict) -> str:
+    """Who wins on the perceptual metric, where that is somebody else than the winner."""
+    name = perception_metric(verdict)
+    winner = verdict.best_on[name]
+    if name == verdict.primary or winner == verdict.ranking[0].name:
+        return ""
+    beaten = verdict.to_best[name][verdict.ranking[0].name]
+    metric = METRICS[name]
+    if not beaten.is_clear:
+        return ""
+    return (
+        f" On {metric.label}, which weighs structures, {winner} is better ({quantity(-beaten.mean, metric)})."
+    )
+
+
+def perception_metric(verdict: Verdict) -> str:
+    """The metric on the perception axis."""
+    return "haarpsi" if "haarpsi" in verdict.metrics else verdict.primary
+
+
+def quantity(value: float, metric: Metric) -> str:
+    """A signed difference with its unit."""
+    sign = "+" if value >= 0 else "\N{MINUS SIGN}"
+    return f"{sign}{abs(value):.{metric.decimals}f}{' ' + metric.unit if metric.unit else ''}"
+
+
+def interval(comparison: Comparison, metric: Metric) -> str:
+    """The interval and p of a difference."""
+    ends = f"{comparison.low:.{metric.decimals}f} to {comparison.high:.{metric.decimals}f}".replace(
+        "-", "\N{MINUS SIGN}"
+    )
+    return f"95 % interval {ends}, p = {comparison.p_adjusted:.2g}"
+
+
+def _listed(names: list[str], word: str) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def _caveats(verdict: Verdict, sweep: Sweep, dropped: list[str]) -> list[str]:
+    caveats = list(dropped)
+    failed = sweep.with_state(State.FAILED)
+    if failed:
+        caveats.append(f"{len(failed)} of {len(sweep.trials)} trials failed; the table of trials says why.")
+    unfinished = sweep.with_state(State.PENDING, State.RUNNING)
+    if unfinished:
+        caveats.append(
+            f"{len(unfinished)} of {len(sweep.trials)} trials have not finished; this is a verdict so far."
+        )
+    if not verdict.ranking:
+        return caveats
+    compared = [trial for candidate in verdict.ranking for trial in candidate.trials]
+    capped = [trial for trial in compared if sweep.ledger(trial).status().met_wall_time_cap]
+    if capped:
+        caveats.append(
+            f"{len(capped)} of {len(compared)} compared trials met the wall-time cap before their last step, so budgets "
+            "were not equal in steps; raise training.max_seconds for a fair comparison."
+        )
+    seeds = len(verdict.ranking[0].trials)
+    if seeds < 3:
+        caveats.append(
+            f"{seeds} seed{'s' if seeds > 1 else ''} per loss: how much luck there is in one training is hardly known; use 3 or more."
+        )
+    comparisons = max(1, len(verdict.ranking) - 1)
+    if smallest_p(verdict.num_sources) * comparisons >= ALPHA:
+        caveats.append(
+            f"{verdict.num_sources} held-out pictures cannot show a difference: the smallest possible p is "
+            f"{smallest_p(verdict.num_sources) * comparisons:.2g} after adjustment; add pictures."
+        )
+    if not _saw_the_same_data(sweep, compared):
+        caveats.append(
+            "The compared trials did not consume the same samples and crops (see the stream hashes); the comparison is not fair."
+        )
+    return caveats
+
+
+def _saw_the_same_data(sweep: Sweep, trials: Sequence[PlannedTrial]) -> bool:
+    hashes: dict[tuple[int, int], set[str]] = defaultdict(set)
+    for trial in trials:
+        status = sweep.ledger(trial).status()
+        # Trials that saw a different number of samples have different hashes without having seen different data.
+        hashes[trial.config.data.seed, status.step * trial.config.training.global_batch_size].add(
+            status.stream_hash
+        )
+    return all(len(values) == 1 for values in hashes.values())
+
+
+def pairwise(first: Candidate, second: Candidate, metrics: Sequence[str]) -> dict[str, Comparison]:
+    """Paired difference of two candidates on each metric; p is adjusted over the metrics."""
+    single = {metric: _compare([first], second, metric)[first.name] for metric in metrics}
+    adjusted = holm([comparison.p_adjusted for comparison in single.values()])
+    return {m: replace(c, p_adjusted=p) for (m, c), p in zip(single.items(), adjusted, strict=True)}

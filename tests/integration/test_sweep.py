@@ -1,0 +1,162 @@
+"""Sweeps on a real, embedded Ray: failures beside successes, early stopping, and what is left on disk."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sr.ledger import Ledger, State
+from sr.track import TrackedTrial, verify_offline_run
+from sweeps import driver, jobs
+from sweeps.cli.follow import Follow
+from sweeps.report.build import write_report
+from sweeps.spec import parse_sweep
+from sweeps.verdict import draw
+from tests.conftest import tiny_trial
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def make(photos: Path, store: Path, **changes: Any) -> driver.Sweep:
+    data = {
+        "name": "test",
+        "parameters": {"loss": ["l1", "mse"], "seed": [0, 1]},
+        "trial": tiny_trial(photos),
+    }
+    return driver.create(
+        parse_sweep({**data, "memory_gb_per_trial": 0.5, **changes}, where="test"),
+        store=store,
+        command="test",
+    )
+
+
+def run(sweep: driver.Sweep) -> driver.Sweep:
+    with Follow(sweep) as follow:
+        driver.run(sweep, progress=follow)
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def half_failing(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> driver.Sweep:
+    """Two losses, two seeds; the larger of the two learning rates cannot but diverge."""
+    parameters = {"loss": ["l1", "mse"], "seed": [0, 1], "optimizer.learning_rate": [1e-3, 1e30]}
+    return run(make(photos, tmp_path_factory.mktemp("store"), parameters=parameters))
+
+
+def test_failures_hide_no_other_trial_and_name_their_cause(half_failing: driver.Sweep) -> None:
+    failed = half_failing.with_state(State.FAILED)
+    finished = half_failing.with_state(State.FINISHED)
+    assert {trial.config.optimizer.learning_rate for trial in failed} == {1e30}
+    assert {trial.config.optimizer.learning_rate for trial in finished} == {1e-3}
+    assert (len(failed), len(finished)) == (4, 4)
+    for trial in failed:
+        ledger = half_failing.ledger(trial)
+        assert f"({trial.candidate}=" in ledger.status().reason or "gradient" in ledger.status().reason
+        assert "TrialDivergedError" in ledger.log_path.read_text()
+
+
+def test_a_failure_of_the_trial_itself_is_not_tried_again(half_failing: driver.Sweep) -> None:
+    assert {half_failing.ledger(trial).status().attempt for trial in half_failing.trials} == {1}
+
+
+def test_conclusion_names_the_failures_and_returns_3(
+    half_failing: driver.Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert jobs.conclude(half_failing) == jobs.SOME_TRIALS_FAILED
+    text = capsys.readouterr().out
+    assert text.count("failed: ") == 4
+    assert "log.txt" in text
+    assert "srloss sweep --resume" in text
+    assert "4 of 8 trials failed" in text
+
+
+def test_the_verdict_ranks_what_finished_and_says_what_did_not(half_failing: driver.Sweep) -> None:
+    verdict = draw(half_failing)
+    assert {candidate.name for candidate in verdict.ranking} == {"l1", "mse"}
+    assert all(len(candidate.trials) == 2 for candidate in verdict.ranking)
+    assert any("4 of 8 trials failed" in caveat for caveat in verdict.caveats)
+    assert verdict.num_sources == 3
+
+
+def test_compared_trials_of_one_seed_saw_one_stream(half_failing: driver.Sweep) -> None:
+    hashes: dict[int, set[str]] = {}
+    for trial in half_failing.with_state(State.FINISHED):
+        hashes.setdefault(trial.config.seed, set()).add(half_failing.ledger(trial).status().stream_hash)
+    assert [len(values) for values in hashes.values()] == [1, 1]
+    assert hashes[0] != hashes[1]
+
+
+def test_every_trial_is_a_wandb_run_with_every_row_once(half_failing: driver.Sweep) -> None:
+    finished = {trial.trial_id for trial in half_failing.with_state(State.FINISHED)}
+    runs = dict(
+        zip(half_failing.trials, driver.verify_wandb(half_failing, on_done=lambda _run: None), strict=True)
+    )
+    for trial, verified in runs.items():
+        if trial.trial_id in finished:
+            assert verified.is_sound, verified
+            # 6 rows of training, 3 of validation, 1 of evaluation
+            assert verified.rows == 10
+    assert len(finished) == 4
+
+
+def test_a_row_that_wandb_lacks_is_noticed(half_failing: driver.Sweep, tmp_path: Path) -> None:
+    trial = half_failing.with_state(State.FINISHED)[0]
+    tracked = next(t for t in driver.tracked_trials(half_failing) if t.run_id == trial.trial_id)
+    copy = Ledger(tmp_path / "copy")
+    shutil.copytree(tracked.ledger.folder, copy.folder)
+    copy.append({"kind": "train", "step": 999, "samples": 0, "seconds": 0.0, "loss": 0.0})
+    verified = verify_offline_run(half_failing.folder.path, TrackedTrial(copy, tracked.run_id, "x", ()))
+    assert (verified.rows, verified.expected_rows, verified.is_sound) == (10, 11, False)
+
+
+def test_the_report_shows_every_trial_and_the_failures(half_failing: driver.Sweep) -> None:
+    write_report(half_failing, half_failing.folder.report)
+    page = half_failing.folder.report.read_text()
+    for trial in half_failing.trials:
+        assert trial.trial_id in page
+    assert page.count("before the optimizer update") >= 4
+    assert len(page) < 5e6
+
+
+def test_the_same_sweep_again_is_refused_with_the_way_on(half_failing: driver.Sweep, photos: Path) -> None:
+    parameters = {"loss": ["l1", "mse"], "seed": [0, 1], "optimizer.learning_rate": [1e-3, 1e30]}
+    store = half_failing.folder.path.parent.parent
+    with pytest.raises(ValueError, match=r"4 of 8 trials finished. Continue it with: srloss sweep --resume"):
+        make(photos, store, parameters=parameters)
+
+
+def test_asha_ends_the_worse_early_and_the_rest_in_full(photos: Path, tmp_path: Path) -> None:
+    training = {
+        "steps": 32,
+        "global_batch_size": 2,
+        "validate_every": 4,
+        "checkpoint_every": 100,
+        "log_every": 4,
+    }
+    # One after the other, the useful first: what the later ones are measured against does not depend on timing.
+    parameters = {"loss": ["l1"], "seed": [0], "optimizer.learning_rate": [3e-3, 1e-3, 2.0, 3.0]}
+    trial = {**tiny_trial(photos), "training": training}
+    asha = {"type": "asha", "min_steps": 4, "reduction_factor": 2}
+    sweep = run(
+        make(
+            photos,
+            tmp_path,
+            parameters=parameters,
+            trial=trial,
+            early_terminate=asha,
+            max_concurrent_trials=1,
+        )
+    )
+    stopped = sweep.with_state(State.STOPPED_EARLY)
+    finished = sweep.with_state(State.FINISHED)
+    assert {t.config.optimizer.learning_rate for t in stopped} >= {2.0, 3.0}
+    assert finished
+    assert len(stopped) + len(finished) == 4
+    assert all(sweep.ledger(t).status().step < 32 for t in stopped)
+    assert all("stopped early by ASHA at step" in sweep.ledger(t).status().reason for t in stopped)
+    assert all(sweep.ledger(t).status().step == 32 for t in finished)
+    verdict = draw(sweep)
+    assert all(t in finished for candidate in verdict.ranking for t in candidate.trials)

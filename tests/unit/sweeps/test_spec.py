@@ -1,0 +1,142 @@
+"""From a sweep file to its trials."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sr.configfile import ConfigError
+from sweeps.recipes import recipe_path
+from sweeps.spec import expand, parse_sweep, read_sweep, sweep_id
+
+BASE: dict[str, Any] = {
+    "parameters": {"loss": {"values": ["l1", "mse"]}, "seed": {"values": [0, 1]}},
+    "trial": {"data": {"path": "x"}, "training": {"steps": 10}},
+}
+
+
+def trials(**changes: Any) -> list[Any]:
+    return expand(parse_sweep({**BASE, **changes}, where="test"))
+
+
+def test_a_grid_is_every_combination_in_order() -> None:
+    got = [(t.candidate, t.config.seed) for t in trials()]
+    assert got == [("l1", 0), ("l1", 1), ("mse", 0), ("mse", 1)]
+
+
+def test_duplicates_are_planned_once() -> None:
+    doubled = {"loss": ["l1", {"type": "l1"}, "1.0*l1", "mse"], "seed": [0]}
+    assert [t.candidate for t in trials(parameters=doubled)] == ["l1", "mse"]
+
+
+def test_short_and_long_forms_mean_the_same() -> None:
+    short = trials(parameters={"loss": ["l1", "mse"], "seed": 0})
+    long = trials(parameters={"loss.type": {"values": ["l1", "mse"]}, "seed": {"value": 0}})
+    assert [t.trial_id for t in short] == [t.trial_id for t in long]
+
+
+def test_calibration_given_for_all_trials_survives_the_loss() -> None:
+    trial = {**BASE["trial"], "loss": {"calibrate": False}}
+    assert not any(t.config.loss.calibrate for t in trials(trial=trial))
+
+
+def test_tuned_settings_make_variants_not_candidates() -> None:
+    parameters = {"loss": ["l1 + ssim", "mse"], "optimizer.learning_rate": [1e-3, 1e-4], "seed": [0]}
+    got = trials(parameters=parameters)
+    assert Counter(t.candidate for t in got) == {"l1 + ssim": 2, "mse": 2}
+    assert {t.variant for t in got} == {"optimizer.learning_rate=0.001", "optimizer.learning_rate=0.0001"}
+    assert got[0].settings == "optimizer.learning_rate=0.001, seed=0"
+
+
+def test_a_tuned_weight_stays_within_its_candidate() -> None:
+    parameters = {"loss": ["l1 + ssim"], "loss.terms.1.weight": [0.1, 0.5], "seed": [0]}
+    got = trials(parameters=parameters)
+    assert {t.candidate for t in got} == {"l1 + ssim"}
+    assert [t.config.loss.terms[1].weight for t in got] == [0.1, 0.5]
+
+
+def test_candidates_with_other_parameters_have_other_names() -> None:
+    losses = ["charbonnier", {"type": "charbonnier", "epsilon": 0.1}, "2*charbonnier"]
+    got = [t.candidate for t in trials(parameters={"loss": losses, "seed": [0]})]
+    assert got == ["charbonnier", "charbonnier(epsilon=0.1)", "2*charbonnier"]
+
+
+def test_a_random_search_draws_the_same_for_every_loss_and_seed() -> None:
+    parameters = {
+        **BASE["parameters"],
+        "optimizer.learning_rate": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2},
+    }
+    got = trials(method="random", run_cap=13, parameters=parameters)
+    rates = {(t.candidate, t.config.seed): [] for t in got}
+    for t in got:
+        rates[t.candidate, t.config.seed].append(t.config.optimizer.learning_rate)
+    assert len(got) == 12
+    assert len({tuple(drawn) for drawn in rates.values()}) == 1
+    assert len(set(rates["l1", 0])) == 3
+    assert all(1e-4 <= rate <= 1e-2 for rate in rates["l1", 0])
+    assert [t.trial_id for t in got] == [
+        t.trial_id for t in trials(method="random", run_cap=13, parameters=parameters)
+    ]
+    other = trials(method="random", run_cap=13, parameters=parameters, search_seed=1)
+    assert {t.trial_id for t in got}.isdisjoint(t.trial_id for t in other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methd": "grid"}, "test: methd: unknown key 'methd'. Did you mean 'method'?"),
+        ({"parameters": {}}, "parameters"),
+        (
+            {"parameters": {"loss": {"valus": ["l1"]}}},
+            "parameters.loss.valus: unknown key 'valus'. Did you mean 'values'?",
+        ),
+        ({"parameters": {"loss": {"values": ["l1"], "value": "l1"}}}, "give just one of"),
+        ({"parameters": {"loss": ["l1"], "seed": {"min": 0, "max": 3}}}, "a grid needs 'values'"),
+        ({"parameters": {"loss": ["l1"], "lerning_rate": [1]}}, "unknown key 'lerning_rate'"),
+        ({"parameters": {"loss": ["l1", "l7"]}}, "trial (loss=l7): loss.terms.0: unknown loss 'l7'"),
+        ({"metric": {"name": "val/psnr"}}, "unknown metric 'val/psnr'. Did you mean 'val/psnr_y'?"),
+        ({"metric": {"name": "val/psnr_y", "goal": "minimize"}}, "better the higher; write goal: maximize"),
+        ({"method": "random"}, "run_cap: missing"),
+        (
+            {"method": "random", "run_cap": 3, "parameters": {**BASE["parameters"], "scale": [2, 4]}},
+            "run_cap: 3 is below one draw",
+        ),
+        ({"early_terminate": {"type": "hyperband"}}, "early_terminate.type"),
+        ({"name": "a b/c"}, "name"),
+        ({"trial": {"training": {"steps": 5}}}, "data: missing"),
+    ],
+)
+def test_mistakes_are_named_with_their_remedy(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        trials(**changes)
+    assert message in str(caught.value)
+
+
+def test_overrides_reach_the_sweep_or_every_trial(tmp_path: Path) -> None:
+    path = tmp_path / "my sweep.yaml"
+    path.write_text("parameters: {loss: [l1]}\ntrial: {data: {path: x}}\n")
+    sweep = read_sweep(
+        path, ["training.steps=7", "parameters.seed=[0, 1]", "max_concurrent_trials=1", "trial.scale=4"]
+    )
+    got = expand(sweep)
+    assert sweep.name == "my-sweep"
+    assert sweep.max_concurrent_trials == 1
+    assert [(t.config.training.steps, t.config.scale, t.config.seed) for t in got] == [(7, 4, 0), (7, 4, 1)]
+
+
+def test_the_id_follows_from_what_decides_the_result() -> None:
+    def name(**changes: Any) -> str:
+        sweep = parse_sweep({**BASE, "name": "x", **changes}, where="")
+        return sweep_id(sweep, expand(sweep))
+
+    assert name() == name(max_concurrent_trials=1) == name(max_failures=0)
+    assert (
+        len({name(), name(early_terminate={"min_steps": 5}), name(trial={"data": {"path": "x"}, "scale": 4})})
+        == 3
+    )
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in recipe_path("demo").parent.glob("*.yaml")))
+def test_every_recipe_is_a_valid_sweep(recipe: str) -> None:
+    assert len(expand(read_sweep(recipe_path(recipe)))) >= 8
