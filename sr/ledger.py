@@ -59,6 +59,11 @@ class Status:
         """Whether there is nothing left to do for this trial."""
         return self.state in (State.FINISHED, State.STOPPED_EARLY)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it came to an end of its own, good or bad, rather than being interrupted."""
+        return self.is_over or self.state is State.FAILED
+
 
 class Ledger:
     """Reads and writes one trial's folder. Writing is for the trial itself; anybody may read at any time."""

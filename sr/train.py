@@ -24,6 +24,7 @@ from sr.degrade import degrade
 from sr.engine import Engine, SingleEngine
 from sr.evaluate import VALIDATION_METRICS, Clip, clips_of, evaluate, mean_scores, to_unit
 from sr.ledger import Ledger, State, Status
+from sr.lock import exclusive
 from sr.losses import LOSSES
 from sr.losses.criterion import Criterion
 from sr.models import GENERATORS
@@ -100,6 +101,11 @@ def train(
         ValueError: The data set is missing, damaged or another one than before; a setting is impossible.
         TrialDivergedError: A loss or gradient became NaN or infinite.
     """
+    with exclusive(ledger.folder, timeout_s=60, what="this trial is being trained"):
+        return _train(config, world, ledger, report)
+
+
+def _train(config: TrialConfig, world: World, ledger: Ledger, report: Report) -> Status:
     torch.set_num_threads(config.engine.threads)
     attempt = ledger.begin_attempt()
     parts = _build(config, world, ledger)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import shlex
@@ -17,6 +18,7 @@ from cluster.machine import available_cpus, available_memory_bytes, num_gpus
 from shards import manifest
 from sr.config import TrialConfig
 from sr.ledger import Ledger, State
+from sr.lock import exclusive
 from sr.track import TrackedTrial, VerifiedRun, WandbFeed, verify_offline_run
 from sweeps import tune
 from sweeps.evaluation import BASELINE, evaluate_baseline, evaluate_trial, mark_stopped_early
@@ -37,6 +39,10 @@ class Progress(Protocol):
 
     def trial_ended(self, trial: PlannedTrial, ledger: Ledger) -> None:
         """A trial has ended, in whatever way."""
+        ...
+
+    def trial_died(self, trial: PlannedTrial, ledger: Ledger) -> None:
+        """A trial's process died and is started again."""
         ...
 
     def evaluation_begins(self, total: int) -> None:
@@ -161,9 +167,12 @@ def run(sweep: Sweep, *, progress: Progress) -> None:
         )
     # Ray counts whole CPUs; a machine with a fractional quota still has one.
     cpus = max(1, int(available_cpus()))
-    feed = _feed(sweep)
-    # The feed outlives Ray's end, since evaluation is the last thing it sends.
-    with feed or nullcontext(), tune.embedded_ray(cpus=cpus, gpus=num_gpus()):
+    # The feed is left last, since evaluation is the last thing it sends.
+    with (
+        exclusive(sweep.folder.path, timeout_s=2, what="this sweep is being run"),
+        _feed(sweep) or nullcontext(),
+        tune.embedded_ray(cpus=cpus, gpus=num_gpus()),
+    ):
         _train(sweep, progress)
         _evaluate(sweep, progress)
 
@@ -175,14 +184,10 @@ def _train(sweep: Sweep, progress: Progress) -> None:
     progress.trials_begin(len(sweep.trials), len(over), steps)
     if not todo:
         return
-    by_id = {trial.trial_id: trial for trial in sweep.trials}
     # A scheduler that stops trials must see the finished ones again to judge the others by them.
     running = sweep.trials if sweep.config.early_terminate else todo
     storage = sweep.folder.path / "ray"
     shutil.rmtree(storage, ignore_errors=True)
-
-    def on_end(name: str) -> None:
-        progress.trial_ended(by_id[name], sweep.ledger(by_id[name]))
 
     ended = tune.run_trials(
         sweep.config,
@@ -190,14 +195,44 @@ def _train(sweep: Sweep, progress: Progress) -> None:
         sweep.folder.path / "trials",
         storage=storage,
         max_concurrent=concurrency(sweep.config, sweep.trials),
-        on_result=lambda name, metrics: progress.validated(by_id[name], metrics),
-        on_end=on_end,
+        watch=_Watch(sweep, progress),
     )
     for trial in todo:
         ledger = sweep.ledger(trial)
-        if trial.trial_id in ended and ledger.status().state not in (State.FINISHED, State.FAILED):
+        if trial.trial_id in ended and not ledger.status().has_ended:
             mark_stopped_early(ledger)
     shutil.rmtree(storage, ignore_errors=True)
+
+
+class _Watch:
+    """Turns what Ray Tune sees into what the ledgers say, for whoever follows."""
+
+    def __init__(self, sweep: Sweep, progress: Progress) -> None:
+        self._sweep = sweep
+        self._progress = progress
+        self._trials = {trial.trial_id: trial for trial in sweep.trials}
+
+    def validated(self, trial_id: str, metrics: dict[str, Any]) -> None:
+        self._progress.validated(self._trials[trial_id], metrics)
+
+    def ended(self, trial_id: str) -> None:
+        trial = self._trials[trial_id]
+        self._progress.trial_ended(trial, self._sweep.ledger(trial))
+
+    def died(self, trial_id: str, *, is_final: bool) -> None:
+        trial = self._trials[trial_id]
+        ledger = self._sweep.ledger(trial)
+        if not is_final:
+            self._progress.trial_died(trial, ledger)
+            return
+        status = ledger.status()
+        if not status.has_ended:
+            cause = (
+                f"its process died {self._sweep.config.max_failures + 1} times, the last time after step {status.step}: "
+                "killed from outside or out of memory; raise memory_gb_per_trial so that fewer trials run at once"
+            )
+            ledger.set_status(dataclasses.replace(status, state=State.FAILED, reason=cause))
+        self._progress.trial_ended(trial, ledger)
 
 
 def _evaluate(sweep: Sweep, progress: Progress) -> None:

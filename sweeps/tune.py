@@ -12,16 +12,27 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sr.ledger import Ledger, State
 from sweeps.spec import PlannedTrial, SweepConfig
 
-OnResult = Callable[[str, dict[str, Any]], None]
-"""Called with the trial's id and its metrics after each validation."""
 
-OnEnd = Callable[[str], None]
-"""Called with the trial's id when it will not run any more."""
+class Watch(Protocol):
+    """Whoever wants to know what happens to trials, by their ids."""
+
+    def validated(self, trial_id: str, metrics: dict[str, Any]) -> None:
+        """A trial reported a validation."""
+        ...
+
+    def ended(self, trial_id: str) -> None:
+        """A trial has ended by itself, or was stopped by the scheduler."""
+        ...
+
+    def died(self, trial_id: str, *, is_final: bool) -> None:
+        """A trial's process died; it is started again unless that was the last time."""
+        ...
+
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -63,8 +74,7 @@ def run_trials(
     *,
     storage: Path,
     max_concurrent: int,
-    on_result: OnResult,
-    on_end: OnEnd,
+    watch: Watch,
 ) -> set[str]:
     """Runs trials under Ray Tune until each has ended; a failure hides no other trial.
 
@@ -74,8 +84,7 @@ def run_trials(
         trials_folder: Holds a folder per trial, named by its id, already created.
         storage: Where Tune keeps its own state; nothing there is needed later.
         max_concurrent: Trials at once.
-        on_result: See OnResult.
-        on_end: See OnEnd.
+        watch: Told what happens.
 
     Returns:
         Ids of the trials that Tune saw to an end; the others were interrupted, or died too often.
@@ -90,7 +99,7 @@ def run_trials(
 
     threads = max(trial.config.engine.threads for trial in trials)
     resources = {"cpu": float(threads)} | ({"gpu": sweep.gpus_per_trial} if sweep.gpus_per_trial else {})
-    watch = _watch(on_result, on_end)
+    callback = _callback(watch)
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         param_space={"trial_id": tune.grid_search([trial.trial_id for trial in trials])},
@@ -103,13 +112,15 @@ def run_trials(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage.resolve()),
-            callbacks=[watch],
+            callbacks=[callback],
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
             verbose=0,
         ),
     )
+    # Tune prints the traceback of its own bookkeeping when a trial's process dies; the watcher says it in a line.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     tuner.fit()
-    return watch.ended
+    return callback.ended
 
 
 def _scheduler(sweep: SweepConfig, trials: Sequence[PlannedTrial]) -> Any:  # noqa: ANN401 - Ray's TrialScheduler
@@ -130,11 +141,11 @@ def _scheduler(sweep: SweepConfig, trials: Sequence[PlannedTrial]) -> Any:  # no
     )
 
 
-def _watch(on_result: OnResult, on_end: OnEnd) -> Any:  # noqa: ANN401 - a class that only exists once Ray is imported
+def _callback(watch: Watch) -> Any:  # noqa: ANN401 - a class that only exists once Ray is imported
     from ray import tune
 
-    class Watch(tune.Callback):
-        """Tells the driver what Tune sees."""
+    class Callback(tune.Callback):
+        """Passes on what Tune sees."""
 
         def __init__(self) -> None:
             self.ended: set[str] = set()
@@ -145,16 +156,19 @@ def _watch(on_result: OnResult, on_end: OnEnd) -> Any:  # noqa: ANN401 - a class
             return tune.Callback, ()
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any) -> None:  # noqa: ANN401
-            on_result(trial.config["trial_id"], result)
+            watch.validated(trial.config["trial_id"], result)
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:  # noqa: ANN401
             self.ended.add(trial.config["trial_id"])
-            on_end(trial.config["trial_id"])
+            watch.ended(trial.config["trial_id"])
+
+        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:  # noqa: ANN401
+            watch.died(trial.config["trial_id"], is_final=False)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:  # noqa: ANN401
-            on_end(trial.config["trial_id"])
+            watch.died(trial.config["trial_id"], is_final=True)
 
-    return Watch()
+    return Callback()
 
 
 def run_one_trial(folder: Path, *, replay: bool, report: Callable[[dict[str, Any]], None]) -> None:

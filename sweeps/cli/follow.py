@@ -70,6 +70,13 @@ class Follow:
             f"  {self._ended}/{self._total} {name}: {value} on validation pictures, {status.reason}, {status.seconds:.0f} s"
         )
 
+    def trial_died(self, trial: PlannedTrial, ledger: Ledger) -> None:
+        """A line for each death; the trial goes on."""
+        step = ledger.status().step
+        say(
+            f"  {trial.candidate} {trial.settings}: its process died after step {step}; started again from its checkpoint"
+        )
+
     def evaluation_begins(self, total: int) -> None:
         """Announces the evaluation."""
         self._finish()
