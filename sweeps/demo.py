@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shards.pack import PackOptions, pack
 from sr.ledger import State
+from sr.metrics import METRICS
 from sr.track import VerifiedRun
 from sweeps import driver
 from sweeps.cli.follow import Follow
@@ -107,9 +108,21 @@ def _wandb(sweep: driver.Sweep) -> bool:
 
 def _beats_bicubic(verdict: Verdict) -> str:
     """The plain truth about whether training helped, on held-out pictures."""
+    label = METRICS[verdict.primary].label
     gains = verdict.to_baseline.get(verdict.primary, {})
-    better = [name for name, gain in gains.items() if gain.is_clear and gain.mean > 0]
-    if len(better) == len(gains) and gains:
-        return f"All {len(gains)} losses beat bicubic on pictures they have not seen."
-    rest = ", ".join(name for name in gains if name not in better)
-    return f"{len(better)} of {len(gains)} losses beat bicubic on pictures they have not seen; not shown for: {rest or 'any'}."
+    better = [name for name in gains if _is_better(verdict, verdict.primary, name)]
+    text = f"{len(better)} of {len(gains)} losses beat bicubic on {label} on pictures they have not seen"
+    for name in gains:
+        if name not in better:
+            elsewhere = [METRICS[m].label for m in verdict.metrics if _is_better(verdict, m, name)]
+            text += (
+                f"; {name} is not shown to, but does on {', '.join(elsewhere)}"
+                if elsewhere
+                else f"; {name} on no metric"
+            )
+    return f"{text}."
+
+
+def _is_better(verdict: Verdict, metric: str, name: str) -> bool:
+    gain = verdict.to_baseline[metric][name]
+    return gain.is_clear and (gain.mean > 0) == METRICS[metric].higher_is_better

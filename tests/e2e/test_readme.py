@@ -1,0 +1,141 @@
+"""The README's commands, run as they stand there, in a copy of the checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+pytestmark = pytest.mark.timeout(400)
+
+
+def block(heading: str) -> str:
+    """The first block of commands under a heading."""
+    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    found = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
+    assert found, heading
+    return found[1]
+
+
+def bash(script: str, folder: Path) -> str:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tracked files, with the environment of this test run as their .venv, installed as `make` would leave it."""
+    folder = tmp_path_factory.mktemp("clone") / "srloss"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    return folder
+
+
+def test_the_demo_is_one_command(checkout: Path) -> None:
+    assert "make demo " in block("Two commands")
+    text = bash("make --old-file=pyproject.toml demo", checkout)
+    for step in (
+        "[1/5] data:",
+        "[2/5] sweep:",
+        "[3/5] evaluate:",
+        "[4/5] report:",
+        "[5/5] W&B check: 8 of 8",
+    ):
+        assert step in text, text
+    assert "Verdict: " in text
+    assert "4 losses beat bicubic on PSNR-Y on pictures they have not seen" in text
+    page = checkout / "demo" / "report.html"
+    assert 200_000 < page.stat().st_size < 5_000_000
+    opened_in_a_browser(page)
+
+
+def opened_in_a_browser(page: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    chromium = os.environ.get("SRLOSS_CHROMIUM") or shutil.which("chromium")
+    if chromium is None:
+        assert not os.environ.get("CI"), "CI must open the report in a browser: apt-get install chromium"
+        return
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
+        )
+        tab = browser.new_page()
+        messages: list[str] = []
+        requests: list[str] = []
+        tab.on("console", lambda message: messages.append(message.text))
+        tab.on("pageerror", lambda error: messages.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto(page.as_uri())
+        # Every picture of the page has really been decoded: the crops are there and whole.
+        broken = tab.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).length")
+        shown = tab.evaluate("document.images.length")
+        browser.close()
+    assert messages == []
+    assert [url for url in requests if not url.startswith("data:")] == [page.as_uri()]
+    assert broken == 0
+    assert shown >= 6 * 7
+
+
+def test_the_first_sweep_is_the_lines_it_says(checkout: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    photographs = {"a": skimage.data.astronaut(), "b": skimage.data.coffee(), "c": skimage.data.chelsea()}
+    for name, image in photographs.items():
+        for i in range(3):
+            Image.fromarray(np.ascontiguousarray(image[i * 90 : i * 90 + 150, 60:260])).save(
+                pictures / f"{name}{i}.png"
+            )
+    script = block("A first sweep on your own pictures")
+    assert len(script.strip().splitlines()) == 5
+    script = script.replace("PICTURES", str(pictures)).replace(". .venv/bin/activate\n", "")
+    # The very lines, with a budget for a test.
+    small = "training.steps=20 training.validate_every=10 parameters.seed=[0] data.patch_size=48"
+    script = re.sub(r"^(srloss sweep \S+)", rf"\1 {small}", script, flags=re.MULTILINE)
+    text = bash(script, tmp_path)
+    assert "9 pictures" in text
+    assert "5 trials of 5 losses" in text
+    assert "Verdict: " in text
+    assert "report: runs/sweeps/photos-" in text
+
+
+def test_every_command_of_the_list_exists() -> None:
+    commands = re.findall(r"^\| `srloss ([a-z]+(?: [a-z]+)?)", README, re.MULTILINE)
+    assert len(commands) >= 12
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-c", "from sweeps.cli import main; main()", *command.split(), "--help"],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, command
+
+
+def test_the_test_command_is_the_one_ci_runs() -> None:
+    assert "make test " in block("Two commands")
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
