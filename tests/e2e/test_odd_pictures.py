@@ -28,7 +28,7 @@ def pictures(tmp_path: Path) -> Path:
     Image.fromarray(camera[:150, 50:249]).save(folder / "grey.png")
     alpha = np.dstack([coffee[150:300, 200:380], np.full((150, 180), 128, np.uint8)])
     Image.fromarray(alpha).save(folder / "alpha.png")
-    Image.fromarray((camera[200:350, 100:300].astype(np.uint16) * 257)).save(folder / "sixteen bit.png")
+    Image.fromarray(camera[200:350, 100:300].astype(np.uint16) * 257).save(folder / "sixteen bit.png")
     Image.fromarray(coffee[100:300, 350:550]).save(folder / "ok.webp", lossless=True)
     Image.fromarray(astronaut[300:500, 300:500]).save(folder / "ok.tiff")
     whole = folder / "plain.jpg"
