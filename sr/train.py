@@ -200,13 +200,9 @@ def _build(config: TrialConfig, world: World, ledger: Ledger) -> _Parts:
         generator, optimizer, world=world, gradient_clip_norm=config.optimizer.gradient_clip_norm
     )
     criterion = build_criterion(config).to(world.device)
-    clips, left_out = clips_of(dataset, "val", config.evaluation, scale=config.scale)
-    if left_out:
-        log.warning("not validated on: %s", "; ".join(left_out))
-    if not clips:
-        raise ValueError(
-            f"data set {dataset.root}: no picture to validate on in split 'val'; pack it again with --split"
-        )
+    for line in check_splits(dataset, config):
+        log.warning(line)
+    clips, _ = clips_of(dataset, "val", config.evaluation, scale=config.scale)
     parts = _Parts(
         config, dataset, engine, Ema(generator, config.optimizer.ema_decay), criterion, stream, clips
     )
@@ -229,6 +225,33 @@ def open_dataset(config: TrialConfig) -> Dataset:
             f"made for {config.data.fingerprint[:12]}; restore that data set, or start a new trial without data.fingerprint"
         )
     return dataset
+
+
+def check_splits(dataset: Dataset, config: TrialConfig) -> list[str]:
+    """Checks, before anything is trained, that there is something to learn from and to be judged on.
+
+    Returns:
+        A line for each split in which pictures are too small to be used.
+
+    Raises:
+        ValueError: A split has nothing usable.
+    """
+    lines: list[str] = []
+    if not dataset.of_split("train"):
+        raise ValueError(
+            f"data set {dataset.root}: split 'train' is empty; pack it again with other --split shares"
+        )
+    for split, use in (("val", "validate"), ("test", "evaluate")):
+        clips, left_out = clips_of(dataset, split, config.evaluation, scale=config.scale)
+        if not clips:
+            raise ValueError(
+                f"data set {dataset.root}: no usable picture to {use} on in split '{split}'"
+                + "".join(f"; {line}" for line in left_out)
+                + "; pack more pictures, or other --split shares"
+            )
+        if left_out:
+            lines.append(f"too small to {use} on: {'; '.join(left_out)}")
+    return lines
 
 
 def _stream(config: TrialConfig, dataset: Dataset, world: World) -> Stream:

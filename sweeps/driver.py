@@ -18,8 +18,9 @@ from cluster.machine import available_cpus, available_memory_bytes, num_gpus
 from shards import manifest
 from sr.config import TrialConfig
 from sr.ledger import Ledger, State
-from sr.lock import exclusive
+from sr.lock import exclusive, is_held
 from sr.track import TrackedTrial, VerifiedRun, WandbFeed, verify_offline_run
+from sr.train import check_splits
 from sweeps import tune
 from sweeps.evaluation import BASELINE, evaluate_baseline, evaluate_trial, mark_stopped_early
 from sweeps.spec import ConfigError, PlannedTrial, SweepConfig, expand, parse_sweep, sweep_id
@@ -67,6 +68,14 @@ class Sweep:
         """The ledger of one of its trials."""
         return self.folder.trial(trial.trial_id)
 
+    def is_running(self) -> bool:
+        """Whether some process is running this sweep now."""
+        return is_held(self.folder.path)
+
+    def unevaluated(self) -> list[PlannedTrial]:
+        """Its trials that were trained in full but could not be evaluated."""
+        return [trial for trial in self.with_state(State.FINISHED) if not self.ledger(trial).evaluation()]
+
     def with_state(self, *states: State) -> list[PlannedTrial]:
         """Its trials that stand in one of these states."""
         return [trial for trial in self.trials if self.ledger(trial).status().state in states]
@@ -85,7 +94,11 @@ def plan(config: SweepConfig) -> tuple[PlannedTrial, ...]:
         )
     absolute = str(Path(section["path"]).resolve())
     bound = config.model_copy(update={"trial": config.trial | {"data": section | {"path": absolute}}})
-    return tuple(expand(bound, dataset_fingerprint=manifest.load(Path(absolute)).fingerprint))
+    dataset = manifest.load(Path(absolute))
+    trials = tuple(expand(bound, dataset_fingerprint=dataset.fingerprint))
+    # Now, rather than once per trial after minutes of training.
+    check_splits(dataset, trials[0].config)
+    return trials
 
 
 def create(config: SweepConfig, *, store: Path, command: str) -> Sweep:
@@ -195,7 +208,7 @@ def _train(sweep: Sweep, progress: Progress) -> None:
         sweep.folder.path / "trials",
         storage=storage,
         max_concurrent=concurrency(sweep.config, sweep.trials),
-        watch=_Watch(sweep, progress),
+        watch=_Watch(sweep, progress, todo),
     )
     for trial in todo:
         ledger = sweep.ledger(trial)
@@ -207,28 +220,33 @@ def _train(sweep: Sweep, progress: Progress) -> None:
 class _Watch:
     """Turns what Ray Tune sees into what the ledgers say, for whoever follows."""
 
-    def __init__(self, sweep: Sweep, progress: Progress) -> None:
+    def __init__(self, sweep: Sweep, progress: Progress, todo: Sequence[PlannedTrial]) -> None:
         self._sweep = sweep
         self._progress = progress
-        self._trials = {trial.trial_id: trial for trial in sweep.trials}
+        # Of trials that only run again to be told to the scheduler, nothing is passed on.
+        self._todo = {trial.trial_id: trial for trial in todo}
 
     def validated(self, trial_id: str, metrics: dict[str, Any]) -> None:
-        self._progress.validated(self._trials[trial_id], metrics)
+        if trial_id in self._todo:
+            self._progress.validated(self._todo[trial_id], metrics)
 
     def ended(self, trial_id: str) -> None:
-        trial = self._trials[trial_id]
-        self._progress.trial_ended(trial, self._sweep.ledger(trial))
+        if trial := self._todo.get(trial_id):
+            self._progress.trial_ended(trial, self._sweep.ledger(trial))
 
     def died(self, trial_id: str, *, is_final: bool) -> None:
-        trial = self._trials[trial_id]
+        trial = self._todo.get(trial_id)
+        if trial is None:
+            return
         ledger = self._sweep.ledger(trial)
         if not is_final:
             self._progress.trial_died(trial, ledger)
             return
         status = ledger.status()
         if not status.has_ended:
+            times = self._sweep.config.max_failures + 1
             cause = (
-                f"its process died {self._sweep.config.max_failures + 1} times, the last time after step {status.step}: "
+                f"its process died {times} time{'s' * (times > 1)}, the last time after step {status.step}: "
                 "killed from outside or out of memory; raise memory_gb_per_trial so that fewer trials run at once"
             )
             ledger.set_status(dataclasses.replace(status, state=State.FAILED, reason=cause))

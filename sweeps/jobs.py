@@ -39,6 +39,8 @@ def conclude(sweep: driver.Sweep) -> int:
         say(f"        log: {ledger.log_path}")
     say(f"report: {sweep.folder.report}")
     unfinished = sweep.with_state(State.PENDING, State.RUNNING)
+    for trial in sweep.unevaluated():
+        say(f"not evaluated: {trial.candidate} {trial.settings}; try again with: {resume_command(sweep)}")
     if unfinished:
         say(
             f"{len(unfinished)} of {len(sweep.trials)} trials are unfinished; continue with: {resume_command(sweep)}"
@@ -49,7 +51,7 @@ def conclude(sweep: driver.Sweep) -> int:
             f"{len(failed)} of {len(sweep.trials)} trials failed; try them again with: {resume_command(sweep)}"
         )
         return FAILED if len(failed) == len(sweep.trials) else SOME_TRIALS_FAILED
-    return OK
+    return SOME_TRIALS_FAILED if sweep.unevaluated() else OK
 
 
 def resume_command(sweep: driver.Sweep) -> str:

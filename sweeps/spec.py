@@ -194,6 +194,7 @@ def expand(sweep: SweepConfig, *, dataset_fingerprint: str = "") -> list[Planned
     Raises:
         ConfigError: A combination is not a valid trial; names the combination.
     """
+    _check_judged_alike(sweep)
     assignments = _grid(sweep) if sweep.method == "grid" else _random(sweep)
     trials: dict[str, PlannedTrial] = {}
     faults: list[str] = []
@@ -212,6 +213,18 @@ def expand(sweep: SweepConfig, *, dataset_fingerprint: str = "") -> list[Planned
     if faults:
         raise ConfigError(faults[:10])
     return list(trials.values())
+
+
+def _check_judged_alike(sweep: SweepConfig) -> None:
+    """One verdict needs one test: the same clips, degraded alike and judged alike."""
+    for name, spec in sweep.parameters.items():
+        is_fixed = len(spec.choices() or (0, 0)) == 1
+        if not is_fixed and re.match(r"(scale|degradation|evaluation|data\.path)\b", name):
+            raise ConfigError(
+                [
+                    f"parameters.{name}: must be equal in all trials of a sweep, which end in one verdict; run a sweep for each"
+                ]
+            )
 
 
 def _is_compared(name: str) -> bool:

@@ -16,6 +16,8 @@ from sweeps.spec import PlannedTrial
 from sweeps.statistics import PerSource, bootstrap_interval, holm, per_source, sign_flip_p, smallest_p
 
 ALPHA = 0.05
+Seed = tuple[int, int]
+"""A trial's own seed and that of its data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,25 +110,40 @@ def _goodness(candidate: Candidate, metric: str) -> float:
 
 
 def _chosen_trials(sweep: Sweep) -> tuple[dict[str, list[PlannedTrial]], list[str]]:
-    """Candidate to the trials that stand for it, and what was dropped from the comparison, in words."""
-    groups: dict[str, dict[str, list[PlannedTrial]]] = defaultdict(lambda: defaultdict(list))
+    """Candidate to the trials that stand for it, one for each seed, and what was left out of the comparison, in words.
+
+    All candidates stand with the same seeds: with every planned seed where any of them has that, else, in a sweep that
+    still runs, with the seeds that all of them have.
+    """
+    finished: dict[str, dict[str, dict[Seed, PlannedTrial]]] = defaultdict(lambda: defaultdict(dict))
     for trial in sweep.trials:
         ledger = sweep.ledger(trial)
         if ledger.status().state is State.FINISHED and ledger.evaluation():
-            groups[trial.candidate][trial.variant].append(trial)
+            finished[trial.candidate][trial.variant][_seed(trial)] = trial
+    planned = {_seed(trial) for trial in sweep.trials}
+    widest = {name: max(map(set, variants.values()), key=len) for name, variants in finished.items()}
+    seeds = planned if planned in widest.values() else set.intersection(*widest.values()) if widest else set()
     dropped: list[str] = []
     chosen: dict[str, list[PlannedTrial]] = {}
-    most_seeds = max((len(trials) for variants in groups.values() for trials in variants.values()), default=0)
     for name in dict.fromkeys(trial.candidate for trial in sweep.trials):
-        variants = {variant: trials for variant, trials in groups[name].items() if len(trials) == most_seeds}
-        if not variants:
-            finished = max((len(trials) for trials in groups[name].values()), default=0)
+        variants = [
+            [trials[seed] for seed in sorted(seeds)]
+            for trials in finished[name].values()
+            if seeds <= trials.keys()
+        ]
+        if not seeds or not variants:
+            done = len(widest.get(name, ()))
             dropped.append(
-                f"{name} is left out of the ranking: {finished} of its {most_seeds} seeds finished"
+                f"{name} is left out of the ranking: {done} of its {len(planned)} seeds finished and were evaluated."
             )
             continue
-        chosen[name] = max(variants.values(), key=lambda trials: _validated(sweep, trials))
+        chosen[name] = max(variants, key=lambda trials: _validated(sweep, trials))
     return chosen, dropped
+
+
+def _seed(trial: PlannedTrial) -> Seed:
+    """What tells the replicates of one configuration apart."""
+    return trial.config.seed, trial.config.data.seed
 
 
 def _validated(sweep: Sweep, trials: Sequence[PlannedTrial]) -> float:

@@ -134,6 +134,10 @@ def sweep(
     root = store or default_store()
     if (file is None) == (resume is None):
         raise ConfigError(["sweep: give either a sweep file or --resume ID"])
+    if as_json and not dry_run:
+        raise ConfigError(["sweep: --json goes with --dry-run; for results use: srloss report --json"])
+    if dry_run and resume is not None:
+        raise ConfigError(["sweep: --dry-run shows what a file would run; it does not go with --resume"])
     if resume is not None:
         if overrides:
             raise ConfigError(
@@ -146,8 +150,6 @@ def sweep(
         if dry_run:
             return _show_plan(config, as_json=as_json)
         the_sweep = driver.create(config, store=root, command=_command_line())
-    if dry_run:
-        raise ConfigError(["sweep: --dry-run shows what a file would run; it does not go with --resume"])
     say(f"sweep {the_sweep.folder.sweep_id} in {the_sweep.folder.path}")
     say(f"  if it is interrupted: {jobs.resume_command(the_sweep)}")
     cpus = driver.concurrency(the_sweep.config, the_sweep.trials) * max(

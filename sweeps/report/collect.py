@@ -38,7 +38,7 @@ def collect(sweep: Sweep, verdict: Verdict) -> ReportData:
         sweep: The sweep, finished or not.
         verdict: Drawn from the same sweep.
     """
-    running = bool(sweep.with_state(State.RUNNING, State.PENDING))
+    running = sweep.is_running()
     baseline = sweep.folder.baseline(BASELINE)
     rows = [_row(candidate, verdict) for candidate in verdict.ranking]
     rows = [_with_cost(row, candidate, sweep) for row, candidate in zip(rows, verdict.ranking, strict=True)]
@@ -57,7 +57,7 @@ def collect(sweep: Sweep, verdict: Verdict) -> ReportData:
         perception_metric=perception_metric(verdict),
         candidates=tuple(rows),
         curve_metric=_info(sweep.config.metric.evaluation_name, sweep),
-        curves=tuple(_curve(trial, sweep) for trial in sweep.trials),
+        curves=tuple(_curve(trial, sweep) for trial in _shown_trials(sweep, verdict)),
         curve_baseline=validated[-1][curve_name] if validated else None,
         crops=_crops(sweep, verdict),
         trials=tuple(_trial_row(trial, sweep) for trial in sweep.trials),
@@ -118,6 +118,12 @@ def _with_cost(row: CandidateRow, candidate: Candidate, sweep: Sweep) -> Candida
     )
 
 
+def _shown_trials(sweep: Sweep, verdict: Verdict) -> list[PlannedTrial]:
+    """Of a ranked loss the trials that stand for it, of any other all: settings that lost would blur its curve."""
+    ranked = {candidate.name: candidate.trials for candidate in verdict.ranking}
+    return [trial for trial in sweep.trials if trial in ranked.get(trial.candidate, (trial,))]
+
+
 def _curve(trial: PlannedTrial, sweep: Sweep) -> Curve:
     rows = sweep.ledger(trial).rows("validation")
     return Curve(
@@ -132,12 +138,15 @@ def _curve(trial: PlannedTrial, sweep: Sweep) -> Curve:
 def _trial_row(trial: PlannedTrial, sweep: Sweep) -> TrialRow:
     ledger = sweep.ledger(trial)
     status = ledger.status()
+    state = str(status.state)
+    if status.attempt and not status.has_ended and not sweep.is_running():
+        state = "interrupted"
     reason = f"{status.reason} (log: {ledger.log_path})" if status.state is State.FAILED else status.reason
     return TrialRow(
         trial_id=trial.trial_id,
         candidate=trial.candidate,
         settings=trial.settings,
-        state=status.state,
+        state=state,
         reason=reason,
         steps=status.step,
         seconds=status.seconds,

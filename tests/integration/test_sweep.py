@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sr.ledger import Ledger, State
@@ -13,7 +16,7 @@ from sr.track import TrackedTrial, verify_offline_run
 from sweeps import driver, jobs
 from sweeps.cli.follow import Follow
 from sweeps.report.build import write_report
-from sweeps.spec import parse_sweep
+from sweeps.spec import PlannedTrial, parse_sweep
 from sweeps.verdict import draw
 from tests.conftest import tiny_trial
 
@@ -160,3 +163,39 @@ def test_asha_ends_the_worse_early_and_the_rest_in_full(photos: Path, tmp_path: 
     assert all(sweep.ledger(t).status().step == 32 for t in finished)
     verdict = draw(sweep)
     assert all(t in finished for candidate in verdict.ranking for t in candidate.trials)
+
+
+def test_a_trial_whose_process_dies_too_often_fails_and_the_others_go_on(
+    photos: Path, tmp_path: Path
+) -> None:
+    training = {
+        "steps": 60,
+        "global_batch_size": 2,
+        "validate_every": 10,
+        "checkpoint_every": 10,
+        "log_every": 10,
+    }
+    trial = {**tiny_trial(photos), "training": training}
+    parameters = {"loss": ["l1", "mse"], "seed": [0]}
+    sweep = make(
+        photos, tmp_path, parameters=parameters, trial=trial, max_failures=0, max_concurrent_trials=1
+    )
+    victims: list[int] = []
+
+    class KillFirst(Follow):
+        def validated(self, trial: PlannedTrial, metrics: dict[str, Any]) -> None:
+            if not victims:
+                processes = psutil.Process().children(recursive=True)
+                victims.extend(p.pid for p in processes if "ImplicitFunc" in " ".join(p.cmdline()))
+                for victim in victims:
+                    os.kill(victim, signal.SIGKILL)
+            super().validated(trial, metrics)
+
+    with KillFirst(sweep) as follow:
+        driver.run(sweep, progress=follow)
+    first, second = (sweep.ledger(trial).status() for trial in sweep.trials)
+    assert victims
+    assert first.state is State.FAILED
+    assert "its process died 1 time" in first.reason
+    assert "memory_gb_per_trial" in first.reason
+    assert second.state is State.FINISHED

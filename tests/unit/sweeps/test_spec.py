@@ -99,7 +99,11 @@ def test_a_random_search_draws_the_same_for_every_loss_and_seed() -> None:
         ({"metric": {"name": "val/psnr_y", "goal": "minimize"}}, "better the higher; write goal: maximize"),
         ({"method": "random"}, "run_cap: missing"),
         (
-            {"method": "random", "run_cap": 3, "parameters": {**BASE["parameters"], "scale": [2, 4]}},
+            {
+                "method": "random",
+                "run_cap": 3,
+                "parameters": {**BASE["parameters"], "training.steps": [2, 4]},
+            },
             "run_cap: 3 is below one draw",
         ),
         ({"early_terminate": {"type": "hyperband"}}, "early_terminate.type"),

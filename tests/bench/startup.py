@@ -1,0 +1,44 @@
+"""How long `srloss --help` takes, beside a bare interpreter in the same run. Run: python tests/bench/startup.py"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RUNS = 15
+SRLOSS = str(Path(sys.executable).with_name("srloss"))
+
+
+def seconds(command: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    bare, srloss = [sys.executable, "-c", "pass"], [SRLOSS, "--help"]
+    seconds(bare), seconds(srloss)
+    # In turn, so that a machine that slows down slows both.
+    pairs = [(seconds(srloss), seconds(bare)) for _ in range(RUNS)]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    result = {
+        "benchmark": "startup",
+        "help_s": round(statistics.median(a for a, _ in pairs), 3),
+        "python_s": round(statistics.median(b for _, b in pairs), 3),
+        "ratio": round(statistics.median(a / b for a, b in pairs), 1),
+        "runs": RUNS,
+        "commit": commit,
+        "hardware": f"{platform.machine()}, {platform.processor() or 'unknown CPU'}, Python {platform.python_version()}",
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
