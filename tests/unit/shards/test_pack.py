@@ -371,7 +371,6 @@ def test_the_bundled_photos_need_no_network_and_do_not_leak(
 ) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("network"))
     dataset = pack("photos", None, tmp_path / "out", PackOptions(), on_progress=lambda _: None)
-    assert "skimage.io" not in sys.modules
     test = dataset.of_split("test")
     assert (len(dataset.of_split("train")), len(dataset.of_split("val")), len(test)) == (6, 2, 8)
     assert sum((sample.width // 128) * (sample.height // 128) for sample in test) >= 24
@@ -398,3 +397,12 @@ def test_importing_the_package_stays_light() -> None:
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
+
+
+def test_the_bundled_photos_are_read_without_scikit_images_own_readers(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from shards.pack import PackOptions, pack; "
+        "pack('photos', None, Path(sys.argv[1]), PackOptions(), on_progress=lambda _: None); "
+        "sys.exit('skimage.io' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], check=True, timeout=120)
