@@ -95,7 +95,7 @@ class TrainingConfig(Section):
     validate_every: int = Field(default=200, ge=1)
     """Steps between validations (also what early stopping sees)."""
     checkpoint_every: int = Field(default=200, ge=1)
-    """Steps between checkpoints."""
+    """Steps between checkpoints; one goes with every validation as well."""
     log_every: int = Field(default=20, ge=1)
     """Steps between rows of the ledger."""
     keep_checkpoints: int = Field(default=2, ge=2)

@@ -91,8 +91,8 @@ def train(
         config: The complete configuration.
         world: This process's place among the trial's ranks.
         ledger: The trial's folder, already created.
-        report: Called after each validation with `step` and the validation metrics. It may raise SystemExit to stop
-            the trial early; the trial then saves itself before it lets the exception pass.
+        report: Called after each validation, which a checkpoint goes with, with `step` and the validation metrics. It
+            may raise SystemExit to stop the trial early.
 
     Returns:
         The final status, as written to the ledger.
@@ -121,13 +121,13 @@ def _train(config: TrialConfig, world: World, ledger: Ledger, report: Report) ->
             metrics = None
             if progress.step % config.training.validate_every == 0 or is_last:
                 metrics = _validate(parts, ledger, clock)
-            if progress.step % config.training.checkpoint_every == 0 or is_last:
+            # Before the report: whoever hears of a validation may stop the trial there, and kill its process.
+            if progress.step % config.training.checkpoint_every == 0 or metrics is not None:
                 _save(parts, ledger, clock)
             if metrics is not None:
                 report(metrics)
     except SystemExit:
-        # Only `report` raises it, so this is between two steps and the state is consistent.
-        _save(parts, ledger, clock)
+        # Only `report` raises it, so everything is saved.
         # Whether this was the scheduler's judgement or an interrupted sweep is known to whoever stopped it.
         ledger.set_status(_status(parts, attempt, clock, State.PENDING, f"stopped at step {progress.step}"))
         raise

@@ -22,7 +22,7 @@ from sr.lock import exclusive, is_held
 from sr.track import TrackedTrial, VerifiedRun, WandbFeed, verify_offline_run
 from sr.train import check_splits
 from sweeps import tune
-from sweeps.evaluation import BASELINE, evaluate_baseline, evaluate_trial, mark_stopped_early
+from sweeps.evaluation import BASELINE, evaluate_baseline, evaluate_trial, mark_stopped_early, stop_reason
 from sweeps.spec import ConfigError, PlannedTrial, SweepConfig, expand, parse_sweep, sweep_id
 from sweeps.store import SweepFolder
 
@@ -38,8 +38,8 @@ class Progress(Protocol):
         """A trial was validated."""
         ...
 
-    def trial_ended(self, trial: PlannedTrial, ledger: Ledger) -> None:
-        """A trial has ended, in whatever way."""
+    def trial_ended(self, trial: PlannedTrial, ledger: Ledger, reason: str) -> None:
+        """A trial has ended, in whatever way, for this reason."""
         ...
 
     def trial_died(self, trial: PlannedTrial, ledger: Ledger) -> None:
@@ -232,7 +232,10 @@ class _Watch:
 
     def ended(self, trial_id: str) -> None:
         if trial := self._todo.get(trial_id):
-            self._progress.trial_ended(trial, self._sweep.ledger(trial))
+            status = self._sweep.ledger(trial).status()
+            # One that the scheduler has stopped is still writing its last words.
+            reason = status.reason if status.has_ended else stop_reason(status)
+            self._progress.trial_ended(trial, self._sweep.ledger(trial), reason)
 
     def died(self, trial_id: str, *, is_final: bool) -> None:
         trial = self._todo.get(trial_id)
@@ -249,8 +252,9 @@ class _Watch:
                 f"its process died {times} time{'s' * (times > 1)}, the last time after step {status.step}: "
                 "killed from outside or out of memory; raise memory_gb_per_trial so that fewer trials run at once"
             )
-            ledger.set_status(dataclasses.replace(status, state=State.FAILED, reason=cause))
-        self._progress.trial_ended(trial, ledger)
+            status = dataclasses.replace(status, state=State.FAILED, reason=cause)
+            ledger.set_status(status)
+        self._progress.trial_ended(trial, ledger, status.reason)
 
 
 def _evaluate(sweep: Sweep, progress: Progress) -> None:

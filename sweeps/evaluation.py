@@ -13,6 +13,7 @@ from sr.config import TrialConfig
 from sr.evaluate import VALIDATION_METRICS, clips_of, evaluate, mean_scores, save_png, upscale_clips
 from sr.evaluate import crop_names as names_of_saved_crops
 from sr.ledger import Ledger, State, Status, open_trial
+from sr.lock import exclusive
 from sr.models import GENERATORS
 from sr.train import build_generator, open_dataset
 from sr.world import single_process
@@ -93,6 +94,12 @@ def _evaluate(
 
 def mark_stopped_early(ledger: Ledger) -> None:
     """Records that the scheduler, not an interruption, ended this trial before its last step."""
-    status = ledger.status()
-    reason = f"stopped early by ASHA at step {status.step}"
-    ledger.set_status(dataclasses.replace(status, state=State.STOPPED_EARLY, reason=reason))
+    # A process that is only just ending would write its own word over this one.
+    with exclusive(ledger.folder, timeout_s=60, what="this trial is being trained"):
+        status = ledger.status()
+        ledger.set_status(dataclasses.replace(status, state=State.STOPPED_EARLY, reason=stop_reason(status)))
+
+
+def stop_reason(status: Status) -> str:
+    """Says that the scheduler ended a trial, and when."""
+    return f"stopped early by ASHA at step {status.step}"

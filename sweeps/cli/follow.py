@@ -49,13 +49,13 @@ class Follow:
         if self._ticker:
             self._ticker.update(sum(self._steps.values()), f"{self._ended} of {self._total} trials; {best}")
 
-    def trial_ended(self, trial: PlannedTrial, ledger: Ledger) -> None:
+    def trial_ended(self, trial: PlannedTrial, ledger: Ledger, reason: str) -> None:
         """A line for each trial, and for a failure its cause and log."""
         self._ended += 1
         status = ledger.status()
         name = f"{trial.candidate} {trial.settings}"
         if status.state is State.FAILED:
-            say(f"  {self._ended}/{self._total} {name}: failed: {status.reason}")
+            say(f"  {self._ended}/{self._total} {name}: failed: {reason}")
             say(f"      log: {ledger.log_path}")
             return
         rows = ledger.rows("validation")
@@ -67,7 +67,7 @@ class Follow:
             else "no validation"
         )
         say(
-            f"  {self._ended}/{self._total} {name}: {value} on validation pictures, {status.reason}, {status.seconds:.0f} s"
+            f"  {self._ended}/{self._total} {name}: {value} on validation pictures, {reason}, {status.seconds:.0f} s"
         )
 
     def trial_died(self, trial: PlannedTrial, ledger: Ledger) -> None:

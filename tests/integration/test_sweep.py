@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from sr.ledger import Ledger, State
+from sr.ledger import Ledger, State, Status
+from sr.lock import exclusive
 from sr.track import TrackedTrial, verify_offline_run
 from sweeps import driver, jobs
 from sweeps.cli.follow import Follow
+from sweeps.evaluation import mark_stopped_early
 from sweeps.report.build import write_report
 from sweeps.spec import PlannedTrial, parse_sweep
 from sweeps.verdict import draw
@@ -163,6 +167,28 @@ def test_asha_ends_the_worse_early_and_the_rest_in_full(photos: Path, tmp_path: 
     assert all(sweep.ledger(t).status().step == 32 for t in finished)
     verdict = draw(sweep)
     assert all(t in finished for candidate in verdict.ranking for t in candidate.trials)
+
+
+def test_the_last_words_of_a_stopped_trial_do_not_undo_its_end(
+    half_failing: driver.Sweep, tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path / "stopping")
+    shutil.copytree(half_failing.ledger(half_failing.trials[0]).folder, ledger.folder)
+    held = threading.Event()
+
+    def save_slowly() -> None:
+        with exclusive(ledger.folder, timeout_s=1, what="this trial is being trained"):
+            held.set()
+            time.sleep(0.5)
+            ledger.set_status(Status(State.PENDING, "stopped at step 4", step=4))
+
+    saving = threading.Thread(target=save_slowly)
+    saving.start()
+    held.wait()
+    mark_stopped_early(ledger)
+    saving.join()
+    assert ledger.status().state is State.STOPPED_EARLY
+    assert ledger.status().reason == "stopped early by ASHA at step 4"
 
 
 def test_a_trial_whose_process_dies_too_often_fails_and_the_others_go_on(
