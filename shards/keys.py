@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 MAX_SLUG = 60
+VIDEO_ENDING = re.compile(r"\.(avi|m4v|mkv|mov|mp4|webm)(?=/)")
+"""In the middle of a clip's name: a clip of a video is named like a file in a folder of the video's name."""
 
 
 def keys_for(sources: Iterable[str]) -> dict[str, str]:
-    """A unique key for each relative path, plain enough for every tar reader.
+    """A unique key for each name of a clip (a relative path), plain enough for every tar reader.
 
     A key is the path without its ending, in lower case, folders joined by `_`, accents dropped: only `a-z`,
     `0-9`, `_` and `-`. Where more than case, folders or the ending got lost, or where two paths would share a
@@ -38,7 +40,8 @@ def path_digest(source: str) -> bytes:
 
 def _slug(source: str) -> tuple[str, bool]:
     """The readable part of a key, and whether it lost something worth telling apart."""
-    plain = str(PurePosixPath(source).with_suffix("")).replace("/", "_").lower()
+    name = str(PurePosixPath(source).with_suffix("")).lower()
+    plain = VIDEO_ENDING.sub("", name).replace("/", "_")
     ascii_only = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^a-z0-9_-]+", "-", ascii_only).strip("-_")[:MAX_SLUG]
     return slug or "picture", slug != plain

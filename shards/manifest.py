@@ -1,52 +1,86 @@
-"""What a packed data set holds, how it is read back, and one clip of it as pixels.
+"""What a packed data set holds and how it is opened.
 
-On disk: `dataset.json` (the whole), `index.jsonl` (a line for each sample) and the tar shards they describe.
+On disk: `dataset.json` (the whole; also a shard list that wids reads), `index.bin` (see `shards.index`) and the tar
+shards they describe. The tars alone are a complete WebDataset.
 """
 
 import hashlib
 import json
+import mmap
 import os
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from shards.picture import UnusablePictureError, decode_png
+from shards.index import Index, IndexBuilder, Samples
 from shards.records import (
     SPLITS,
-    Member,
+    NearDuplicate,
     Rejected,
     Sample,
     Shard,
     field,
+    parse_near_duplicate,
     parse_rejected,
-    parse_sample,
     parse_shard,
+    shard_row,
 )
+from shards.storage import Storage, open_storage
+from shards.storage.errors import MissingError, StorageError
+from shards.storage.local import LocalStorage
 
 FORMAT = "srloss-shards"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DATASET_FILE = "dataset.json"
-INDEX_FILE = "index.jsonl"
+INDEX_FILE = "index.bin"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a data set besides its shards and samples."""
+
+    name: str
+    split_rule: str
+    """How the splits were chosen, in words."""
+    profile: str
+    """How pictures are stored, a name of `shards.profiles.PROFILES`; "foreign" where the tars were not written here."""
+    lr_scale: int = 0
+    """Factor between the frames and the low-resolution partners that the source gives; 0 where it gives none."""
+    rejected: tuple[Rejected, ...] = ()
+    near_duplicates: tuple[NearDuplicate, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What one should know before relying on this data."""
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A packed data set. `fingerprint` (64 hex digits) is of its contents, not of its place or name."""
 
-    root: Path
-    name: str
+    storage: Storage
+    description: Description
     fingerprint: str
     shards: tuple[Shard, ...]
-    samples: tuple[Sample, ...]
-    rejected: tuple[Rejected, ...]
-    split_rule: str
-    """How the splits were chosen, in words."""
+    samples: Index
+    """All samples, ordered by split and key."""
 
-    def of_split(self, split: str) -> tuple[Sample, ...]:
+    @property
+    def url(self) -> str:
+        """Where it is, for messages."""
+        return self.storage.url
+
+    @property
+    def root(self) -> Path:
+        """Its folder on this machine.
+
+        Raises:
+            ValueError: It is elsewhere.
+        """
+        if isinstance(self.storage, LocalStorage):
+            return self.storage.root
+        raise ValueError(f"{self.url}: this needs a data set on a local disk; copy it to one first")
+
+    def of_split(self, split: str) -> Samples:
         """The samples of a split, ordered by key.
 
         Raises:
@@ -54,9 +88,7 @@ class Dataset:
         """
         if split not in SPLITS:
             raise ValueError(f"split: unknown {split!r}; use one of {', '.join(SPLITS)}")
-        return tuple(
-            sorted((sample for sample in self.samples if sample.split == split), key=lambda s: s.key)
-        )
+        return self.samples.of_split(split)
 
 
 class DamagedError(ValueError):
@@ -70,168 +102,149 @@ class DamagedError(ValueError):
 
 
 def fingerprint_of(samples: Iterable[Sample]) -> str:
-    """sha256 over what the samples are: keys, splits, and size and checksum of every frame. Hex digits."""
-    rows = sorted([s.key, s.split, [[m.crc32, m.size] for m in s.members]] for s in samples)
-    return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+    """sha256 over what the samples are: keys, splits, and role, size and checksum of every picture. Hex digits."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        pictures = [[m.role, m.crc32, m.size] for m in sample.members if m.role != "other"]
+        digest.update(json.dumps([sample.key, sample.split, pictures], separators=(",", ":")).encode())
+    return digest.hexdigest()
 
 
-def save(dataset: Dataset) -> None:
-    """Writes `dataset.json` and `index.jsonl` to `dataset.root`: no times, no paths of this machine."""
-    lines = [json.dumps(asdict(sample), sort_keys=True) + "\n" for sample in dataset.samples]
-    index = "".join(lines).encode()
+def save(root: Path, description: Description, shards: Sequence[Shard], samples: Iterable[Sample]) -> None:
+    """Writes `dataset.json` and `index.bin` to `root`: no times, no paths of this machine."""
+    builder = IndexBuilder([shard.file for shard in shards])
+    for sample in samples:
+        builder.add(sample)
+    data = builder.to_bytes()
+    index = Index(data, [shard.file for shard in shards])
     head = {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "name": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "index_sha256": hashlib.sha256(index).hexdigest(),
-        "num_samples": len(dataset.samples),
-        "split_rule": dataset.split_rule,
-        "shards": [asdict(shard) for shard in dataset.shards],
-        "rejected": [asdict(rejected) for rejected in dataset.rejected],
+        "name": description.name,
+        "fingerprint": fingerprint_of(index),
+        "profile": description.profile,
+        "lr_scale": description.lr_scale,
+        "num_samples": len(index),
+        "index_size": len(data),
+        "index_sha256": hashlib.sha256(data).hexdigest(),
+        "split_rule": description.split_rule,
+        "warnings": list(description.warnings),
+        "shardlist": [shard_row(shard) for shard in shards],
+        "near_duplicates": [asdict(pair) for pair in description.near_duplicates],
+        "rejected": [asdict(rejected) for rejected in description.rejected],
     }
-    _write_synced(dataset.root / INDEX_FILE, index)
-    _write_synced(dataset.root / DATASET_FILE, (json.dumps(head, indent=1) + "\n").encode())
+    # The head last: without it there is no data set.
+    _write_synced(root / INDEX_FILE, data)
+    _write_synced(root / DATASET_FILE, (json.dumps(head, indent=1) + "\n").encode())
 
 
-def load(root: Path) -> Dataset:
-    """Reads a packed data set and checks that its two files belong together; the shards are not opened.
+def load(root: Path | str) -> Dataset:
+    """Opens a packed data set, a folder or URL, and checks that its two files belong together; opens no shard.
 
     Raises:
-        ValueError: There is no data set, or it is foreign, damaged, empty or of a newer format.
+        ValueError: There is no data set, or it is foreign, damaged, empty or of another format, or out of reach.
     """
-    head = read_head(root)
-    dataset = read_dataset(root, head)
-    problems = inconsistencies(dataset, head)
-    if problems:
-        raise DamagedError(*problems[0], _verify_command(root))
-    if not dataset.samples:
-        raise ValueError(f"{root}: the data set holds no pictures; pack it again with: srloss shard pack")
+    storage = open_storage(root)
+    head = read_head(storage)
+    dataset = read_dataset(storage, head)
+    if not len(dataset.samples):
+        raise ValueError(
+            f"{storage.url}: the data set holds no pictures; pack it again with: srloss shard pack"
+        )
     return dataset
 
 
-def read_head(root: Path) -> dict[str, Any]:
+def read_head(storage: Storage) -> dict[str, Any]:
     """The contents of `dataset.json`.
 
     Raises:
-        ValueError: It is missing, unreadable, foreign or newer than this program.
+        ValueError: It is missing, unreadable, foreign or of another version than this program's.
     """
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder; pack a data set with: srloss shard pack photos {root}")
-    path = root / DATASET_FILE
-    if not path.is_file():
-        raise ValueError(
-            f"{root}: not a packed data set, it has no {DATASET_FILE}; "
-            f"pack one with: srloss shard pack folder {root} OUT"
-        )
+    url = storage.url
+    where = f"{url.rstrip('/')}/{DATASET_FILE}"
+    if isinstance(storage, LocalStorage) and not storage.root.is_dir():
+        raise ValueError(f"{url}: no such folder; pack a data set with: srloss shard pack photos {url}")
     try:
-        head = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DamagedError(str(path), f"not valid JSON ({error})", _verify_command(root)) from error
+        data = storage.read(DATASET_FILE, 0, storage.size(DATASET_FILE))
+    except MissingError:
+        raise ValueError(
+            f"{url}: not a packed data set, it has no {DATASET_FILE}; pack one with: "
+            f"srloss shard pack folder {url} OUT; or, if it holds tar shards: srloss shard index {url}"
+        ) from None
+    except StorageError as error:
+        raise ValueError(f"{where}: cannot be read ({error}); check that place") from error
+    try:
+        head = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(where, f"not valid JSON ({error})", verify_command(url)) from error
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise ValueError(
-            f"{path}: was not written by srloss; "
-            "pack the originals with: srloss shard pack folder PICTURES OUT"
+            f"{where}: was not written by srloss; pack the originals with: srloss shard pack folder PICTURES OUT; "
+            f"or index its tars: srloss shard index {url}"
         )
     version = head.get("format_version")
     if not isinstance(version, int):
-        raise DamagedError(str(path), f"format_version is {version!r}, not a number", _verify_command(root))
-    if version > FORMAT_VERSION:
+        raise DamagedError(where, f"format_version is {version!r}, not a number", verify_command(url))
+    if version != FORMAT_VERSION:
+        older_or_newer = "newer" if version > FORMAT_VERSION else "older"
         raise ValueError(
-            f"{path}: format {version} is newer than {FORMAT_VERSION}, the newest known here; update srloss, "
-            "or pack again with this version: srloss shard pack"
+            f"{where}: format {version} is {older_or_newer} than {FORMAT_VERSION}, the one of this program; "
+            f"write its index anew with: srloss shard index {url} --force; or update srloss"
         )
     return head
 
 
-def read_dataset(root: Path, head: dict[str, Any]) -> Dataset:
-    """Parses `head` and the index without comparing them.
+def read_dataset(storage: Storage, head: dict[str, Any]) -> Dataset:
+    """Parses `head` and opens the index.
 
     Raises:
-        DamagedError: A field or file is missing or of the wrong type.
+        DamagedError: A field or file is missing, of the wrong type, or not the one that belongs to `head`.
     """
-    index = root / INDEX_FILE
-    place = str(root / DATASET_FILE)
+    where = f"{storage.url.rstrip('/')}/{DATASET_FILE}"
+    fix = verify_command(storage.url)
     try:
-        dataset_fields = [field(head, name, str) for name in ("name", "fingerprint", "split_rule")]
-        shards = tuple(parse_shard(row) for row in field(head, "shards", list))
-        rejected = tuple(parse_rejected(row) for row in field(head, "rejected", list))
-        place = str(index)
-        if not index.is_file():
-            raise DamagedError(place, "missing", _verify_command(root))
-        samples: list[Sample] = []
-        for number, line in enumerate(index.read_bytes().splitlines(), start=1):
-            place = f"{index} line {number}"
-            samples.append(parse_sample(json.loads(line)))
-    except (KeyError, TypeError, UnicodeError, json.JSONDecodeError) as error:
-        raise DamagedError(
-            place, f"damaged ({type(error).__name__}: {error})", _verify_command(root)
-        ) from error
-    name, fingerprint, split_rule = dataset_fields
-    return Dataset(root, name, fingerprint, shards, tuple(samples), rejected, split_rule)
-
-
-def inconsistencies(dataset: Dataset, head: dict[str, Any]) -> list[tuple[str, str]]:
-    """Where index and `dataset.json` contradict each other: (where, what)."""
-    index = dataset.root / INDEX_FILE
-    found: list[tuple[str, str]] = []
-    if hashlib.sha256(index.read_bytes()).hexdigest() != head.get("index_sha256"):
-        found.append((str(index), f"its sha256 is not the one in {DATASET_FILE}: it was edited or damaged"))
-    if fingerprint_of(dataset.samples) != dataset.fingerprint:
-        found.append(
-            (str(dataset.root / DATASET_FILE), "the fingerprint is not that of the samples in the index")
+        description = Description(
+            *(field(head, name, str) for name in ("name", "split_rule", "profile")),
+            lr_scale=field(head, "lr_scale", int),
+            rejected=tuple(parse_rejected(row) for row in field(head, "rejected", list)),
+            near_duplicates=tuple(parse_near_duplicate(row) for row in field(head, "near_duplicates", list)),
+            warnings=tuple(str(text) for text in field(head, "warnings", list)),
         )
-    unknown = {sample.shard for sample in dataset.samples} - {shard.file for shard in dataset.shards}
-    found += [
-        (str(index), f"names a shard that {DATASET_FILE} does not know: {name}") for name in sorted(unknown)
-    ]
-    return found
-
-
-def read_clip(dataset: Dataset, sample: Sample) -> np.ndarray:
-    """The pixels of a sample, uint8, shape (T, 3, H, W). Every frame's CRC32 and size are checked.
-
-    Raises:
-        ValueError: The shard is missing, or a member is damaged; names both, and how to find all damage.
-    """
-    frames = [read_frame(dataset, sample, member) for member in sample.members]
-    return np.stack(frames).transpose(0, 3, 1, 2).copy()
-
-
-def read_frame(dataset: Dataset, sample: Sample, member: Member) -> np.ndarray:
-    """The pixels of one frame, uint8, shape (H, W, 3); raises as `read_clip` does."""
-    where = f"{sample.shard}: {member.name}"
-    fix = _verify_command(dataset.root)
+        fingerprint, sha256 = field(head, "fingerprint", str), field(head, "index_sha256", str)
+        shards = tuple(parse_shard(row) for row in field(head, "shardlist", list))
+    except (KeyError, TypeError) as error:
+        raise DamagedError(where, f"damaged ({type(error).__name__}: {error})", fix) from error
+    where = f"{storage.url.rstrip('/')}/{INDEX_FILE}"
     try:
-        file = os.open(dataset.root / sample.shard, os.O_RDONLY)
-    except OSError as error:
-        raise DamagedError(where, f"the shard cannot be opened ({error.strerror})", fix) from error
-    try:
-        total = os.fstat(file).st_size
-        if member.offset < 0 or member.size < 0 or member.offset + member.size > total:
-            end = member.offset + member.size
-            raise DamagedError(where, f"truncated: reaches to byte {end}, the shard ends at {total}", fix)
-        data = os.pread(file, member.size, member.offset)
-    except OSError as error:
-        raise DamagedError(where, f"cannot be read ({error.strerror})", fix) from error
-    finally:
-        os.close(file)
-    if zlib.crc32(data) != member.crc32:
-        raise DamagedError(where, f"CRC32 is {zlib.crc32(data):08x}, not {member.crc32:08x} as packed", fix)
-    try:
-        pixels = decode_png(data)
-    except UnusablePictureError as error:
+        buffer = _mapped(storage.local_copy(INDEX_FILE))
+        if hashlib.sha256(buffer).hexdigest() != sha256:
+            raise DamagedError(
+                where, f"its sha256 is not the one in {DATASET_FILE}: it was edited or damaged", fix
+            )
+        index = Index(buffer, [shard.file for shard in shards])
+    except MissingError as error:
+        raise DamagedError(where, "missing", fix) from error
+    except StorageError as error:
+        raise ValueError(f"{where}: cannot be read ({error}); check that place") from error
+    except DamagedError:
+        raise
+    except ValueError as error:
         raise DamagedError(where, str(error), fix) from error
-    if pixels.shape[:2] != (sample.height, sample.width):
-        found = f"{pixels.shape[1]}x{pixels.shape[0]}"
-        raise DamagedError(
-            where, f"the picture is {found}, not {sample.width}x{sample.height} as packed", fix
-        )
-    return pixels
+    return Dataset(storage, description, fingerprint, shards, index)
 
 
-def _verify_command(root: Path) -> str:
-    return f"find all damage with: srloss shard verify {root}"
+def verify_command(url: str) -> str:
+    """What to do about damage."""
+    return f"find all damage with: srloss shard verify {url}"
+
+
+def _mapped(path: Path) -> memoryview | bytes:
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return b""
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -30,6 +30,13 @@ def sample_generator(fingerprint: str, data_seed: int, epoch: int, sample_index:
     return np.random.Generator(_philox("sample", fingerprint, data_seed, epoch, sample_index))
 
 
+def substitute_generator(
+    fingerprint: str, data_seed: int, epoch: int, sample_index: int, attempt: int
+) -> np.random.Generator:
+    """The random numbers that choose what takes the place of a damaged sample, at each attempt to find a sound one."""
+    return np.random.Generator(_philox("substitute", fingerprint, data_seed, epoch, sample_index, attempt))
+
+
 def _philox(*names: str | int) -> np.random.Philox:
     text = "\n".join(str(name) for name in names)
     return np.random.Philox(key=int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))

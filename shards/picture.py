@@ -1,8 +1,6 @@
-"""One picture file into 8-bit RGB pixels, and pixels into PNG bytes and back."""
+"""One picture file into 8-bit RGB pixels."""
 
-import io
 import re
-import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,7 @@ MIN_SIDE = 16
 """Pixels. Nothing can be learnt from less."""
 EXIF_ORIENTATION = 0x0112
 TIFF_PHOTOMETRIC = 262
-PNG_LEVEL = 6
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_SIZE = slice(16, 24)
-"""Where a PNG holds its width and height."""
 
 
 class UnusablePictureError(Exception):
@@ -66,42 +61,8 @@ def open_picture(path: Path) -> Picture:
         raise UnusablePictureError(f"cannot be read: {text or type(error).__name__}") from error
 
 
-def encode_png(rgb: np.ndarray) -> bytes:
-    """PNG bytes of uint8 pixels, shape (H, W, 3); proved lossless by decoding them.
-
-    Raises:
-        ValueError: The bytes do not decode to the same pixels.
-    """
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "PNG", compress_level=PNG_LEVEL, optimize=False)
-    if not np.array_equal(decode_png(buffer.getvalue()), rgb):
-        raise ValueError(
-            "PNG encoder: other pixels came back than were written; reinstall Pillow and pack again"
-        )
-    return buffer.getvalue()
-
-
-def decode_png(data: bytes) -> np.ndarray:
-    """Pixels of PNG bytes, uint8, shape (H, W, 3).
-
-    Raises:
-        UnusablePictureError: Not a PNG, damaged, not 8-bit RGB, or with more than `MAX_PIXELS` by its header.
-    """
-    try:
-        if not data.startswith(PNG_SIGNATURE):
-            raise UnusablePictureError("cannot be decoded as PNG (it does not begin as one)")
-        _check_size(*struct.unpack(">II", data[PNG_SIZE]), smallest=1)
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            if image.mode != "RGB":
-                raise UnusablePictureError(f"PNG of mode {image.mode}, not RGB")
-            return np.array(image)
-    except (UnusablePictureError, MemoryError):
-        raise
-    except Exception as error:  # As above: the caller reports it with the member's name.
-        raise UnusablePictureError(f"cannot be decoded as PNG ({type(error).__name__})") from error
-
-
-def _check_size(width: int, height: int, *, smallest: int) -> None:
+def check_size(width: int, height: int, *, smallest: int = 1) -> None:
+    """Raises UnusablePictureError for more than `MAX_PIXELS`, or a side of less than `smallest` pixels."""
     if width * height > MAX_PIXELS:
         raise UnusablePictureError(f"more than {MAX_PIXELS // 10**6} Mpx ({width}x{height})")
     if min(width, height) < smallest:
@@ -109,7 +70,7 @@ def _check_size(width: int, height: int, *, smallest: int) -> None:
 
 
 def _convert(image: Image.Image) -> Picture:
-    _check_size(image.width, image.height, smallest=MIN_SIDE)
+    check_size(image.width, image.height, smallest=MIN_SIDE)
     notes: list[str] = []
     pages = getattr(image, "n_frames", 1)
     if pages > 1:

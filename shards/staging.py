@@ -1,4 +1,4 @@
-"""A folder that appears complete or not at all."""
+"""A folder that appears complete or not at all, and whose making goes on where a killed process left it."""
 
 import fcntl
 import os
@@ -6,42 +6,71 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
+
+SPOOL, NEW, OLD, IDENTITY = "spool", "new", "old", "identity"
+"""In the temporary folder: what is kept from process to process, the folder to come, the one it replaces, and whose
+all of that is."""
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A temporary sibling of `out`, gone at the end whatever happens. Leftovers of a killed process go first.
+def staged(out: Path, identity: str) -> Iterator[Path]:
+    """A temporary sibling of `out`, with folders `spool` and `new`.
+
+    Leftovers of a killed process are still in it if that had the same identity. It is gone at the end, unless an
+    exception left something in the spool that a later process can go on with.
 
     Raises:
         ValueError: Another process is at work on the same `out`.
     """
     folder = out.parent / f".{out.name}.packing"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        _take(lock.fileno(), folder, out)
+    with _locked(folder, out):
         try:
             _undo_half_commit(folder, out)
-            for name in ("new", "old", "spool"):
-                shutil.rmtree(folder / name, ignore_errors=True)
+            _prepare(folder, identity)
             yield folder
-        finally:
+        except BaseException:
             _undo_half_commit(folder, out)
-            shutil.rmtree(folder)
+            if not any((folder / SPOOL).glob("*")):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder)
 
 
 def commit(folder: Path, out: Path) -> None:
     """Moves `folder/new` to `out`, in place of what was there."""
+    sync_folder(folder / NEW)
     if out.exists():
-        out.rename(folder / "old")
-    (folder / "new").rename(out)
-    parent = os.open(out.parent, os.O_RDONLY)
+        out.rename(folder / OLD)
+    (folder / NEW).rename(out)
+    sync_folder(out.parent)  # The rename itself has to survive a loss of power.
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk knows all names in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(parent)  # The rename itself has to survive a loss of power.
+        os.fsync(descriptor)
     finally:
-        os.close(parent)
+        os.close(descriptor)
 
 
-def _take(lock: int, folder: Path, out: Path) -> None:
+@contextmanager
+def _locked(folder: Path, out: Path) -> Iterator[None]:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = (folder / "lock").open("w")
+        except FileNotFoundError:
+            continue  # The process that was just finishing removed the folder.
+        with lock:
+            _take(lock, folder, out)
+            if _is_current(lock, folder / "lock"):
+                yield
+                return
+
+
+def _take(lock: TextIO, folder: Path, out: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -53,7 +82,28 @@ def _take(lock: int, folder: Path, out: Path) -> None:
         return
 
 
+def _is_current(lock: TextIO, path: Path) -> bool:
+    """False where the file was removed between being opened and being locked."""
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _undo_half_commit(folder: Path, out: Path) -> None:
     """Puts the old folder back where a replacement was cut off between its two renames."""
-    if (folder / "old").exists() and not out.exists():
-        (folder / "old").rename(out)
+    if (folder / OLD).exists() and not out.exists():
+        (folder / OLD).rename(out)
+
+
+def _prepare(folder: Path, identity: str) -> None:
+    """Removes what another packing has left."""
+    shutil.rmtree(folder / OLD, ignore_errors=True)  # Its replacement was complete.
+    known = folder / IDENTITY
+    if not known.is_file() or known.read_text() != identity:
+        known.unlink(missing_ok=True)
+        for name in (NEW, SPOOL):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / SPOOL).mkdir(exist_ok=True)
+    (folder / NEW).mkdir(exist_ok=True)
+    known.write_text(identity)

@@ -1,18 +1,27 @@
 """An endless, exactly repeatable stream of crops."""
 
-import hashlib
-from collections import OrderedDict
-from collections.abc import Mapping
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from shards.manifest import Dataset, read_clip
-from shards.order import permutation, sample_generator
+from shards.crop import Cutter
+from shards.manifest import DamagedError, Dataset
+from shards.storage.local import LocalStorage
+from shards.visits import EPOCH_ENDS, Plan, Shapes, Visit, shapes_of
 
 START_OF_HASH = "0" * 64
-TRANSFORMS = 8
-"""The symmetries of a square: four turns, each with and without a mirror."""
+REMOTE_THREADS = 16
+"""Requests in flight over a network, where waiting costs more than threads."""
+BATCHES_AHEAD = 2
+SUBSTITUTES_TRIED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,27 +30,52 @@ class Batch:
 
     hr: np.ndarray
     """uint8, shape (B, T, 3, P, P)."""
+    lr: np.ndarray | None
+    """The source's own low-resolution partner, uint8, shape (B, T, 3, P/scale, P/scale); None unless `paired`."""
     keys: tuple[str, ...]
     epochs: tuple[int, ...]
     """The epoch of each sample; a batch may cross the border between two."""
+    valid: np.ndarray
+    """bool, shape (B,): False for what only fills up the last batch of an epoch."""
+
+
+@dataclass(frozen=True)
+class DamagePolicy:
+    """What a stream does about a damaged clip."""
+
+    action: str = "raise"
+    """"raise", or "substitute": another sample takes its place, the same one on every machine, and a line tells it."""
+    budget: float = 0.001
+    """Share of the split's samples that may be damaged before the stream raises all the same."""
+    report: Path | None = None
+    """A file to which a JSON line is appended for each substitution."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Visit:
-    """One visit of one sample: which one, when, and what was drawn for it."""
+class _Crop:
+    """One sample of a batch."""
 
-    epoch: int
-    index: int
-    y: int
-    x: int
-    transform: int
+    key: str
+    hr: np.ndarray
+    lr: np.ndarray | None
+    damage: tuple[tuple[str, str], ...] = ()
+    """Keys of the damaged clips that this one stands for, and what was wrong with each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A global batch that is being read."""
+
+    visits: list[Visit]
+    crops: list[Future[_Crop]]
+    end: int
 
 
 class Stream:
     """Crops of one split, epoch after epoch, every sample exactly once in each.
 
     What comes at a position depends on the data set, the data seed and the position only: not on rank, world
-    size, batch size or restart. A global batch is the next `global_batch_size` positions; rank r takes every
+    size, batch size, threads or restart. A global batch is the next `global_batch_size` positions; rank r takes every
     `world_size`-th of them from the r-th on.
 
     Args:
@@ -51,9 +85,14 @@ class Stream:
         global_batch_size: Samples in a step, over all ranks.
         patch_size: Side of a crop in pixels. A smaller picture is mirrored at its borders up to it.
         augment: Whether crops are turned and mirrored.
+        paired: Whether to deliver the low-resolution partners that the source gives, cut at the same place.
         rank: Of this process.
         world_size: Number of ranks.
-        cache_bytes: Decoded clips are kept up to this much.
+        epoch_end: Where the global batch does not divide the split: "carry" goes on with the next epoch in the same
+            batch; "drop" leaves out what is left; "pad" fills up with samples that are marked not valid.
+        threads: Read and decode ahead of the caller; 0: only when asked. Over a network there are at least 16.
+        cache_bytes: A split that takes no more than this, decoded, is kept in memory.
+        damage: What to do about damaged clips.
 
     Raises:
         ValueError: The split is empty or uneven, or a number does not fit.
@@ -68,46 +107,80 @@ class Stream:
         global_batch_size: int,
         patch_size: int,
         augment: bool,
+        paired: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        epoch_end: str = "carry",
+        threads: int = 0,
         cache_bytes: int = 512 * 2**20,
+        damage: DamagePolicy = DamagePolicy(),
     ) -> None:
         """Checks the settings; reads no pixels yet."""
         _check_numbers(global_batch_size, patch_size, rank, world_size)
-        self._dataset = dataset
         self._samples = dataset.of_split(split)
-        if not self._samples:
+        if not len(self._samples):
             raise ValueError(
-                f"{dataset.root}: no pictures in split {split!r} ({dataset.split_rule}); "
+                f"{dataset.url}: no pictures in split {split!r} ({dataset.description.split_rule}); "
                 "pack it again with other splits"
             )
-        lengths = sorted({len(sample.members) for sample in self._samples})
-        if len(lengths) > 1:
+        shapes = shapes_of(self._samples)
+        _check_shapes(dataset, split, shapes, paired=paired)
+        _check_ends(epoch_end, global_batch_size, len(self._samples), split)
+        self._scale = dataset.description.lr_scale if paired else 1
+        if patch_size % self._scale:
+            nearest = patch_size // self._scale * self._scale or self._scale
             raise ValueError(
-                f"{dataset.root}: clips of {lengths} frames in split {split!r}; pack each length by itself"
+                f"patch_size: {patch_size} is no multiple of the data set's own scale {self._scale}; nearest: {nearest}"
             )
+        self._dataset = dataset
         self._split = split
         self._data_seed = data_seed
         self._global_batch_size = global_batch_size
         self._patch_size = patch_size
         self._augment = augment
+        self._paired = paired
+        self._epoch_end = epoch_end
         self._rank = rank
         self._world_size = world_size
-        self._cache = _ClipCache(cache_bytes)
+        self._plan = Plan(
+            dataset.fingerprint,
+            shapes,
+            data_seed=data_seed,
+            patch_size=patch_size,
+            augment=augment,
+            multiple=self._scale,
+            epoch_end=epoch_end,
+        )
+        self._policy = damage
+        self._damaged: dict[str, str] = {}
+        self._cutter = Cutter(
+            dataset,
+            self._samples,
+            patch_size=patch_size,
+            lr_scale=self._scale if paired else 0,
+            # All or nothing: of a larger split, what was kept would mostly be dropped before it comes again.
+            keeps_clips=shapes.total_bytes <= cache_bytes,
+        )
+        if threads and not isinstance(dataset.storage, LocalStorage):
+            threads = max(threads, REMOTE_THREADS)
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, "srloss-read") if threads else None
+        self._ahead: deque[_Ahead] = deque()
         self._cursor = 0
+        self._seen = 0
         self._hash = START_OF_HASH
-        self._order: tuple[int, np.ndarray] | None = None
-        self.small = tuple(s.source for s in self._samples if min(s.width, s.height) < patch_size)
+        small = np.flatnonzero(np.minimum(shapes.heights, shapes.widths) < patch_size)
+        self.small = tuple(self._samples[int(i)].source for i in small)
         """Sources smaller than a crop in some dimension, which are padded by mirroring."""
 
     @property
     def samples_seen(self) -> int:
-        """By all ranks together."""
-        return self._cursor
+        """By all ranks together, without what only filled up a batch."""
+        return self._seen
 
     @property
     def epoch(self) -> float:
-        """How many times all samples were seen, with the fraction."""
+        """How many epochs have passed, with the fraction."""
         return self._cursor / len(self._samples)
 
     @property
@@ -115,24 +188,45 @@ class Stream:
         """64 hex digits over every sample, crop and transform so far, of all ranks: equal for equal data."""
         return self._hash
 
+    @property
+    def damaged(self) -> Mapping[str, str]:
+        """Key of each clip that this rank found damaged, and what was wrong with it."""
+        return self._damaged
+
     def next_batch(self) -> Batch:
         """This rank's part of the next global batch.
 
         Raises:
-            ValueError: A shard is missing or damaged. The stream then stays where it was.
+            ValueError: A shard is missing or damaged beyond what the policy allows. The stream then stays where it was.
         """
-        positions = range(self._cursor, self._cursor + self._global_batch_size)
-        visits = [self._visit(position) for position in positions]
-        mine = visits[self._rank :: self._world_size]
-        hr = np.ascontiguousarray(np.stack([self._crop(visit) for visit in mine]))
-        self._cursor += self._global_batch_size
-        for visit in visits:
-            self._hash = _chained(self._hash, visit, self._samples[visit.index].key)
-        return Batch(hr, tuple(self._samples[v.index].key for v in mine), tuple(v.epoch for v in mine))
+        try:
+            batch = self._take_ahead() if self._pool else self._read_now()
+            crops = [crop.result() for crop in batch.crops]
+            self._count_damage(crops)
+        except BaseException:
+            self._forget_ahead()
+            raise
+        self._cursor = batch.end
+        self._seen += sum(visit.is_valid for visit in batch.visits)
+        for visit in batch.visits:
+            self._hash = visit.chained(self._hash)
+        mine = batch.visits[self._rank :: self._world_size]
+        return Batch(
+            hr=np.stack([crop.hr for crop in crops]),
+            lr=np.stack([crop.lr for crop in crops if crop.lr is not None]) if self._paired else None,
+            keys=tuple(crop.key for crop in crops),
+            epochs=tuple(visit.epoch for visit in mine),
+            valid=np.array([visit.is_valid for visit in mine]),
+        )
 
     def state_dict(self) -> dict[str, int | str]:
         """The cursor, and what it is a cursor into; the same on all ranks."""
-        return {**self._identity(), "cursor": self._cursor, "stream_hash": self._hash}
+        return {
+            **self._identity(),
+            "cursor": self._cursor,
+            "samples_seen": self._seen,
+            "stream_hash": self._hash,
+        }
 
     def load_state_dict(self, state: Mapping[str, int | str]) -> None:
         """Goes on where `state` was taken; batch size and world size may be others.
@@ -140,7 +234,7 @@ class Stream:
         Raises:
             ValueError: The state is of another data set, split, seed or kind of crop, or is not a state.
         """
-        expected = {*self._identity(), "cursor", "stream_hash"}
+        expected = set(self.state_dict())
         if set(state) != expected:
             raise ValueError(
                 f"stream state: has {sorted(state)}, needs {sorted(expected)}; use one of this version"
@@ -151,13 +245,27 @@ class Stream:
                     f"stream state: {name} is {state[name]!r}, but this stream has {wanted!r}; "
                     "resume with the data and settings of the checkpoint, or start a new trial"
                 )
-        cursor = state["cursor"]
-        if not isinstance(cursor, int) or cursor < 0:
-            raise ValueError(
-                f"stream state: cursor is {cursor!r}, not a count of samples; use an undamaged checkpoint"
-            )
-        self._cursor = cursor
+        for name in ("cursor", "samples_seen"):
+            value = state[name]
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(
+                    f"stream state: {name} is {value!r}, not a count of samples; use an undamaged checkpoint"
+                )
+        self._forget_ahead()
+        self._cursor = int(state["cursor"])
+        self._seen = int(state["samples_seen"])
         self._hash = str(state["stream_hash"])
+
+    def close(self) -> None:
+        """Ends the threads; the stream is of no use afterwards."""
+        self._forget_ahead()
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __del__(self) -> None:
+        # Also runs where __init__ has raised.
+        if pool := getattr(self, "_pool", None):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _identity(self) -> dict[str, int | str]:
         return {
@@ -166,80 +274,101 @@ class Stream:
             "data_seed": self._data_seed,
             "patch_size": self._patch_size,
             "augment": int(self._augment),
+            "paired": int(self._paired),
+            "epoch_end": self._epoch_end,
         }
 
-    def _visit(self, position: int) -> _Visit:
-        epoch, place = divmod(position, len(self._samples))
-        index = int(self._order_of(epoch)[place])
-        sample = self._samples[index]
-        draw = sample_generator(self._dataset.fingerprint, self._data_seed, epoch, index)
-        y = int(draw.integers(max(sample.height - self._patch_size, 0) + 1))
-        x = int(draw.integers(max(sample.width - self._patch_size, 0) + 1))
-        transform = int(draw.integers(TRANSFORMS)) if self._augment else 0
-        return _Visit(epoch, index, y, x, transform)
+    def _read_now(self) -> _Ahead:
+        visits, end = self._plan.batch(self._cursor, self._global_batch_size)
+        return _Ahead(visits, [_done(self._load, visit) for visit in self._mine(visits)], end)
 
-    def _order_of(self, epoch: int) -> np.ndarray:
-        if self._order is None or self._order[0] != epoch:
-            order = permutation(self._dataset.fingerprint, self._data_seed, epoch, len(self._samples))
-            self._order = (epoch, order)
-        return self._order[1]
+    def _take_ahead(self) -> _Ahead:
+        """The next batch, after asking for those behind it."""
+        assert self._pool is not None
+        per_rank = self._global_batch_size // self._world_size
+        depth = max(BATCHES_AHEAD, -(-2 * self._threads // per_rank))
+        while len(self._ahead) <= depth:
+            start = self._ahead[-1].end if self._ahead else self._cursor
+            visits, end = self._plan.batch(start, self._global_batch_size)
+            crops = [self._pool.submit(self._load, visit) for visit in self._mine(visits)]
+            self._ahead.append(_Ahead(visits, crops, end))
+        return self._ahead.popleft()
 
-    def _crop(self, visit: _Visit) -> np.ndarray:
-        """uint8, shape (T, 3, P, P)."""
-        clip = self._cache.get(visit.index)
-        if clip is None:
-            clip = pad_to(read_clip(self._dataset, self._samples[visit.index]), self._patch_size)
-            self._cache.put(visit.index, clip)
-        rows = slice(visit.y, visit.y + self._patch_size)
-        columns = slice(visit.x, visit.x + self._patch_size)
-        return dihedral(clip[..., rows, columns], visit.transform)
+    def _mine(self, visits: list[Visit]) -> list[Visit]:
+        return visits[self._rank :: self._world_size]
 
+    def _forget_ahead(self) -> None:
+        for batch in self._ahead:
+            for crop in batch.crops:
+                crop.cancel()
+        self._ahead.clear()
 
-def dihedral(clip: np.ndarray, transform: int) -> np.ndarray:
-    """One of the 8 symmetries of a square, the same for all frames.
+    def _load(self, visit: Visit) -> _Crop:
+        """One sample; runs in a thread."""
+        damage: list[tuple[str, str]] = []
+        chosen = visit
+        while True:
+            try:
+                hr, lr = self._cutter.cut(chosen)
+                return _Crop(self._samples[chosen.index].key, hr, lr, tuple(damage))
+            except DamagedError as error:
+                if self._policy.action == "raise" or len(damage) == SUBSTITUTES_TRIED:
+                    raise
+                damage.append((self._samples[chosen.index].key, str(error)))
+                chosen = self._plan.substitute(visit, len(damage))
 
-    Args:
-        clip: Shape (..., P, P).
-        transform: 0 is none; + 1 a turn by 90 degrees; + 4 a mirror.
-    """
-    turned = np.rot90(clip, transform % 4, axes=(-2, -1))
-    return turned[..., ::-1] if transform >= 4 else turned
-
-
-def pad_to(clip: np.ndarray, side: int) -> np.ndarray:
-    """Mirrors a clip of shape (T, 3, H, W) at its borders, evenly, until H and W are at least `side`."""
-    missing = [max(side - length, 0) for length in clip.shape[-2:]]
-    if not any(missing):
-        return clip
-    widths = [(0, 0), (0, 0), *((less // 2, less - less // 2) for less in missing)]
-    return np.pad(clip, widths, mode="symmetric")
-
-
-class _ClipCache:
-    """The most recently used clips, up to a number of bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._bytes = 0
-        self._clips: OrderedDict[int, np.ndarray] = OrderedDict()
-
-    def get(self, index: int) -> np.ndarray | None:
-        if index in self._clips:
-            self._clips.move_to_end(index)
-        return self._clips.get(index)
-
-    def put(self, index: int, clip: np.ndarray) -> None:
-        if clip.nbytes > self._limit:
-            return
-        self._clips[index] = clip
-        self._bytes += clip.nbytes
-        while self._bytes > self._limit:
-            self._bytes -= self._clips.popitem(last=False)[1].nbytes
+    def _count_damage(self, crops: list[_Crop]) -> None:
+        for crop in crops:
+            for key, what in crop.damage:
+                self._damaged.setdefault(key, what)
+                if self._policy.report is not None:
+                    _append(self._policy.report, {"key": key, "substitute": crop.key, "what": what})
+        allowed = int(self._policy.budget * len(self._samples))
+        if len(self._damaged) > allowed:
+            some = "; ".join(list(self._damaged.values())[:3])
+            raise ValueError(
+                f"{self._dataset.url}: {len(self._damaged)} damaged clips in split {self._split!r}, the budget of "
+                f"{self._policy.budget:g} allows {allowed} of {len(self._samples)}: {some}"
+            )
 
 
-def _chained(before: str, visit: _Visit, key: str) -> str:
-    text = f"{before} {visit.epoch} {key} {visit.y} {visit.x} {visit.transform}"
-    return hashlib.sha256(text.encode()).hexdigest()
+def _done(load: Callable[[Visit], _Crop], visit: Visit) -> Future[_Crop]:
+    future: Future[_Crop] = Future()
+    future.set_result(load(visit))
+    return future
+
+
+def _append(path: Path, row: dict[str, str]) -> None:
+    # One write of one line: several ranks may share the file.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, (json.dumps(row) + "\n").encode())
+    finally:
+        os.close(descriptor)
+
+
+def _check_shapes(dataset: Dataset, split: str, shapes: Shapes, *, paired: bool) -> None:
+    lengths = np.unique(shapes.num_frames).tolist()
+    if len(lengths) > 1 or lengths == [0]:
+        raise ValueError(
+            f"{dataset.url}: clips of {lengths} frames in split {split!r}; pack each length by itself"
+        )
+    if paired and (not dataset.description.lr_scale or (shapes.num_lr_frames != shapes.num_frames).any()):
+        missing = int((shapes.num_lr_frames != shapes.num_frames).sum())
+        raise ValueError(
+            f"{dataset.url}: {missing} of {len(shapes.num_frames)} clips of split {split!r} have no low-resolution "
+            "partners; use a degradation that makes them, or pack the pairs: srloss shard pack paired"
+        )
+
+
+def _check_ends(epoch_end: str, global_batch_size: int, num_samples: int, split: str) -> None:
+    if epoch_end not in EPOCH_ENDS:
+        raise ValueError(f"epoch_end: unknown {epoch_end!r}; use one of {', '.join(EPOCH_ENDS)}")
+    if epoch_end == "drop" and global_batch_size > num_samples:
+        raise ValueError(
+            f"global_batch_size: {global_batch_size} is more than the {num_samples} samples of split {split!r}, all of "
+            "which epoch_end 'drop' would leave out; choose a smaller one, or 'carry'"
+        )
 
 
 def _check_numbers(global_batch_size: int, patch_size: int, rank: int, world_size: int) -> None:

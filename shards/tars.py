@@ -3,13 +3,9 @@
 import hashlib
 import os
 import tarfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-from shards.manifest import Member, Shard
 
 BLOCK = 512
 RECORD = 20 * BLOCK
@@ -25,61 +21,50 @@ class Entry:
     size: int
 
 
+def offsets(position: int, sizes: Iterable[int]) -> tuple[list[int], int]:
+    """Where the data of members lies that follow one another from `position` on, and where the last one ends."""
+    starts: list[int] = []
+    for size in sizes:
+        starts.append(position + BLOCK)
+        position += BLOCK + _padded(size)
+    return starts, position
+
+
 class ShardWriter:
-    """Writes the samples of one split, in the order they come, to numbered shards of about `shard_bytes`."""
+    """Writes one tar, member by member, in the order they come."""
 
-    def __init__(self, folder: Path, split: str, shard_bytes: int) -> None:
-        """Opens nothing yet: a split without samples has no shard."""
-        self._folder = folder
-        self._split = split
-        self._shard_bytes = shard_bytes
-        self._file: BinaryIO | None = None
-        self._count = 0
-        self.shards: list[Shard] = []
+    def __init__(self, path: Path) -> None:
+        """Creates the file, or empties it."""
+        self._file = path.open("wb")
+        self._sha256 = hashlib.sha256()
+        self._position = 0
 
-    def add(
-        self, frames: Sequence[tuple[str, bytes]], tail: tuple[str, bytes]
-    ) -> tuple[str, tuple[Member, ...]]:
-        """Writes the frames of a sample and the member that ends it, all in one shard.
-
-        Returns:
-            The name of the shard, and where the frames are.
-        """
-        size = sum(BLOCK + _padded(len(data)) for _, data in (*frames, tail))
-        if self._file is not None and self._file.tell() + size > self._shard_bytes:
-            self.close()
-        if self._file is None:
-            self._file = (self._folder / self._name()).open("wb")
-        members = tuple(self._write(self._file, name, data) for name, data in frames)
-        self._write(self._file, *tail)
-        self._count += 1
-        return self._name(), members
-
-    def close(self) -> None:
-        """Ends the shard that is open, if there is one, and records its size and sha256."""
-        if self._file is None:
-            return
-        position = self._file.tell()
-        self._file.write(bytes(-(-(position + 2 * BLOCK) // RECORD) * RECORD - position))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._file = None
-        path = self._folder / self._name()
-        self.shards.append(Shard(path.name, self._split, path.stat().st_size, sha256_of(path), self._count))
-        self._count = 0
-
-    def _name(self) -> str:
-        return f"{self._split}-{len(self.shards):06d}.tar"
-
-    @staticmethod
-    def _write(file: BinaryIO, name: str, data: bytes) -> Member:
+    def add(self, name: str, data: bytes) -> int:
+        """Appends a member; returns where its data begins."""
         info = tarfile.TarInfo(name)  # Its defaults are mode 644, time 0, no owner.
         info.size = len(data)
-        file.write(info.tobuf(tarfile.USTAR_FORMAT))
-        offset = file.tell()
-        file.write(data + bytes(_padded(len(data)) - len(data)))
-        return Member(name, offset, len(data), zlib.crc32(data))
+        self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        offset = self._position
+        self._write(data)
+        self._write(bytes(_padded(len(data)) - len(data)))
+        return offset
+
+    def finish(self) -> tuple[int, str]:
+        """Ends the tar, waits until the disk has it, and returns its size in bytes and its sha256."""
+        self._write(bytes(-(-(self._position + 2 * BLOCK) // RECORD) * RECORD - self._position))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.close()
+        return self._position, self._sha256.hexdigest()
+
+    def close(self) -> None:
+        """Closes the file, finished or not."""
+        self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._sha256.update(data)
+        self._position += len(data)
 
 
 def walk(path: Path) -> tuple[list[Entry], str | None]:

@@ -57,7 +57,7 @@ class DataConfig(Section):
     """The data a trial learns from."""
 
     path: str
-    """Folder of a packed data set (made by: srloss shard pack)."""
+    """Folder or URL (https, s3) of a packed data set (made by: srloss shard pack)."""
     fingerprint: str = ""
     """Fingerprint of the data set; filled in when the trial is made, and checked when it starts."""
     seed: int = Field(ge=0)
@@ -66,6 +66,12 @@ class DataConfig(Section):
     """Side of a training crop of the HR picture, in pixels."""
     augment: bool = True
     """Flips and quarter turns at random."""
+    threads: int = Field(default=2, ge=0)
+    """Threads that read and decode ahead of the training; 0: none. Over a network at least 16."""
+    on_damage: Literal["raise", "substitute"] = "raise"
+    """What to do about a damaged clip: stop, or take another one in its place (the same in all trials) and say so."""
+    damage_budget: float = Field(default=0.001, ge=0, le=1)
+    """Share of the training clips that may be damaged before the trial stops in spite of "substitute"."""
 
 
 class OptimizerConfig(Section):
@@ -164,7 +170,7 @@ class TrialConfig(Section):
 
 # What cannot change the result: names, places, and how often we look or save.
 _NOT_IN_FINGERPRINT: Mapping[str, frozenset[str]] = {
-    "data": frozenset({"path"}),
+    "data": frozenset({"path", "threads"}),
     "training": frozenset({"log_every", "checkpoint_every", "keep_checkpoints"}),
 }
 
@@ -178,13 +184,13 @@ def parse_trial(data: Mapping[str, Any]) -> TrialConfig:
         ConfigError: Something is unknown, missing, of the wrong type or out of range.
     """
     # Here, because the tables import torch and reading `--help` must not.
-    from sr.degrade import DEGRADATIONS
+    from sr.degrade import DEGRADATIONS, GIVEN
     from sr.models import GENERATORS
 
     full = json.loads(json.dumps(dict(data)))
     faults: list[str] = []
     for key, table, default, given in (
-        ("degradation", DEGRADATIONS, "bicubic_aa", frozenset({"hr", "scale"})),
+        ("degradation", DEGRADATIONS | {GIVEN: lambda: None}, "bicubic_aa", frozenset({"hr", "scale"})),
         ("model", GENERATORS, "espcn", frozenset({"scale"})),
     ):
         try:

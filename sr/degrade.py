@@ -23,6 +23,9 @@ def bicubic_aa(hr: Tensor, *, scale: int) -> Tensor:
     return bicubic(hr, height=hr.shape[-2] // scale, width=hr.shape[-1] // scale)
 
 
+GIVEN = "given"
+"""The name, in a configuration, of no degradation at all: the data set holds the LR pictures itself."""
+
 DEGRADATIONS: dict[str, Callable[..., Tensor]] = {"bicubic_aa": bicubic_aa}
 
 

@@ -53,6 +53,8 @@ class Status:
     attempt: int = 0
     stream_hash: str = ""
     met_wall_time_cap: bool = False
+    damaged_clips: int = 0
+    """Training clips that others took the place of; damaged_clips.jsonl names them."""
 
     @property
     def is_over(self) -> bool:

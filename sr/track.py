@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from sr.config import to_plain
+from sr.evaluate import mean_scores
 from sr.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class TrackedTrial:
     tags: tuple[str, ...]
     _offset: int = 0
     _sent: set[tuple[str, int]] = field(default_factory=set)
-    _run: Any = None
+    run: Any = None
 
     def new_rows(self) -> Iterable[dict[str, Any]]:
         """Rows that stand in the ledger since the last call; a step that a later attempt repeated comes once."""
@@ -110,15 +111,12 @@ class WandbFeed:
 
     def _finish(self) -> None:
         for trial in self._trials:
-            if trial._run is None:
+            if trial.run is None:
                 continue
             evaluation = trial.ledger.evaluation()
             run = self._run_of(trial)
             if evaluation:
-                names = [name for name, value in evaluation[0].items() if isinstance(value, float)]
-                means = {
-                    f"test/{name}": sum(row[name] for row in evaluation) / len(evaluation) for name in names
-                }
+                means = {f"test/{name}": mean for name, mean in mean_scores(evaluation).items()}
                 run.log({"trainer/step": trial.ledger.status().step, **means})
             failed = trial.ledger.status().state == "failed"
             run.finish(exit_code=1 if failed else 0)
@@ -126,8 +124,8 @@ class WandbFeed:
     def _run_of(self, trial: TrackedTrial) -> Any:  # noqa: ANN401 - wandb's Run; importing it here would cost 0.5 s
         import wandb
 
-        if trial._run is None:
-            trial._run = wandb.init(
+        if trial.run is None:
+            trial.run = wandb.init(
                 mode="offline",
                 dir=str(self._root),
                 project=self._project,
@@ -140,9 +138,9 @@ class WandbFeed:
                 reinit="create_new",
                 settings=_settings(),
             )
-            trial._run.define_metric("trainer/step")
-            trial._run.define_metric("*", step_metric="trainer/step")
-        return trial._run
+            trial.run.define_metric("trainer/step")
+            trial.run.define_metric("*", step_metric="trainer/step")
+        return trial.run
 
 
 def _settings() -> Any:  # noqa: ANN401

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from shards import manifest
 from shards.manifest import Dataset
 from shards.stream import Batch, Stream
 from sr import checkpoint
 from sr.config import Component, OptimizerConfig, TrialConfig
-from sr.degrade import degrade
+from sr.data import Clip, held_out, hr_and_lr, open_dataset, open_stream
+from sr.ema import Ema
 from sr.engine import Engine, SingleEngine
-from sr.evaluate import VALIDATION_METRICS, Clip, clips_of, evaluate, mean_scores, to_unit
+from sr.evaluate import validation_scores
 from sr.ledger import Ledger, State, Status
 from sr.lock import exclusive
 from sr.losses import LOSSES
@@ -38,23 +36,6 @@ Report = Callable[[dict[str, float]], None]
 
 class TrialDivergedError(ValueError):
     """A loss or a gradient became NaN or infinite; says at which step and in which term."""
-
-
-class Ema:
-    """An average of a module's parameters and buffers that follows them step by step."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(module).requires_grad_(False)
-        self._decay = decay
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Moves the average towards `module`; early steps weigh more, so that it does not remember the start."""
-        decay = min(self._decay, (1 + step) / (10 + step)) if self._decay else 0.0
-        for average, value in zip(self.module.parameters(), module.parameters(), strict=True):
-            average.lerp_(value, 1 - decay)
-        for average, value in zip(self.module.buffers(), module.buffers(), strict=True):
-            average.copy_(value)
 
 
 @dataclass
@@ -102,13 +83,17 @@ def train(
         TrialDivergedError: A loss or gradient became NaN or infinite.
     """
     with exclusive(ledger.folder, timeout_s=60, what="this trial is being trained"):
-        return _train(config, world, ledger, report)
+        torch.set_num_threads(config.engine.threads)
+        attempt = ledger.begin_attempt()
+        parts = _build(config, world, ledger)
+        try:
+            return _train(parts, attempt, ledger, report)
+        finally:
+            parts.stream.close()
 
 
-def _train(config: TrialConfig, world: World, ledger: Ledger, report: Report) -> Status:
-    torch.set_num_threads(config.engine.threads)
-    attempt = ledger.begin_attempt()
-    parts = _build(config, world, ledger)
+def _train(parts: _Parts, attempt: int, ledger: Ledger, report: Report) -> Status:
+    config = parts.config
     _resume(parts, ledger)
     progress = parts.progress
     ledger.set_status(Status(State.RUNNING, step=progress.step, seconds=progress.seconds, attempt=attempt))
@@ -184,7 +169,7 @@ def build_criterion(config: TrialConfig) -> Criterion:
 
 def _build(config: TrialConfig, world: World, ledger: Ledger) -> _Parts:
     dataset = open_dataset(config)
-    stream = _stream(config, dataset, world)
+    stream = open_stream(config, dataset, world, ledger)
     if stream.small:
         log.warning(
             "padded by reflection, smaller than data.patch_size=%d: %s",
@@ -200,15 +185,15 @@ def _build(config: TrialConfig, world: World, ledger: Ledger) -> _Parts:
         generator, optimizer, world=world, gradient_clip_norm=config.optimizer.gradient_clip_norm
     )
     criterion = build_criterion(config).to(world.device)
-    for line in check_splits(dataset, config):
+    beginning = stream.state_dict()
+    clips = held_out(dataset, config)
+    for line in clips.left_out:
         log.warning(line)
-    clips, _ = clips_of(dataset, "val", config.evaluation, scale=config.scale)
-    parts = _Parts(
-        config, dataset, engine, Ema(generator, config.optimizer.ema_decay), criterion, stream, clips
-    )
+    ema = Ema(generator, config.optimizer.ema_decay)
+    parts = _Parts(config, dataset, engine, ema, criterion, stream, clips.val)
     if config.loss.calibrate:
-        first = _stream(config, dataset, world).next_batch()
-        hr, lr = _pictures(parts, first)
+        hr, lr = _pictures(parts, stream.next_batch())
+        stream.load_state_dict(beginning)
         criterion.calibrate(upscale_bicubic(lr, config.scale).clamp(0, 1), hr)
     ledger.append(
         {"kind": "loss", "step": 0, "calibration": criterion.calibration, "weights": criterion.weights}
@@ -216,65 +201,8 @@ def _build(config: TrialConfig, world: World, ledger: Ledger) -> _Parts:
     return parts
 
 
-def open_dataset(config: TrialConfig) -> Dataset:
-    """Loads the trial's data set and checks that it is the one the trial was made for."""
-    dataset = manifest.load(Path(config.data.path))
-    if config.data.fingerprint and dataset.fingerprint != config.data.fingerprint:
-        raise ValueError(
-            f"data.path {config.data.path}: the data set there has fingerprint {dataset.fingerprint[:12]}, the trial was "
-            f"made for {config.data.fingerprint[:12]}; restore that data set, or start a new trial without data.fingerprint"
-        )
-    return dataset
-
-
-def check_splits(dataset: Dataset, config: TrialConfig) -> list[str]:
-    """Checks, before anything is trained, that there is something to learn from and to be judged on.
-
-    Returns:
-        A line for each split in which pictures are too small to be used.
-
-    Raises:
-        ValueError: A split has nothing usable.
-    """
-    lines: list[str] = []
-    if not dataset.of_split("train"):
-        raise ValueError(
-            f"data set {dataset.root}: split 'train' is empty; pack it again with other --split shares"
-        )
-    for split, use in (("val", "validate"), ("test", "evaluate")):
-        clips, left_out = clips_of(dataset, split, config.evaluation, scale=config.scale)
-        if not clips:
-            raise ValueError(
-                f"data set {dataset.root}: no usable picture to {use} on in split '{split}'"
-                + "".join(f"; {line}" for line in left_out)
-                + "; pack more pictures, or other --split shares"
-            )
-        if left_out:
-            lines.append(f"too small to {use} on: {'; '.join(left_out)}")
-    return lines
-
-
-def _stream(config: TrialConfig, dataset: Dataset, world: World) -> Stream:
-    return Stream(
-        dataset,
-        "train",
-        data_seed=config.data.seed,
-        global_batch_size=config.training.global_batch_size,
-        patch_size=config.data.patch_size,
-        augment=config.data.augment,
-        rank=world.rank,
-        world_size=world.world_size,
-    )
-
-
 def _pictures(parts: _Parts, batch: Batch) -> tuple[Tensor, Tensor]:
-    """HR and LR of a batch, float32 in [0, 1], on the device."""
-    config = parts.config
-    hr = to_unit(batch.hr, parts.engine.world.device)
-    lr = degrade(
-        hr, kind=config.degradation.type, scale=config.scale, parameters=config.degradation.parameters
-    )
-    return hr, lr
+    return hr_and_lr(batch.hr, batch.lr, parts.config, parts.engine.world.device)
 
 
 def _one_step(parts: _Parts, ledger: Ledger, clock: _Clock) -> None:
@@ -341,15 +269,13 @@ def _which_gradient(parts: _Parts, sr: Tensor, hr: Tensor) -> str:
 
 def _validate(parts: _Parts, ledger: Ledger, clock: _Clock) -> dict[str, float]:
     """Measures the averaged weights on the validation clips; writes and returns the row."""
-    rows = evaluate(
+    scores = validation_scores(
         parts.ema.module,
         parts.dataset,
         parts.validation_clips,
         parts.config,
         device=parts.engine.world.device,
-        metrics=VALIDATION_METRICS,
     )
-    scores = {f"val/{name}": value for name, value in mean_scores(rows, VALIDATION_METRICS).items()}
     progress = parts.progress
     row = {
         "step": progress.step,
@@ -402,4 +328,5 @@ def _status(parts: _Parts, attempt: int, clock: _Clock, state: State, reason: st
         seconds=clock.seconds(),
         attempt=attempt,
         stream_hash=parts.stream.stream_hash,
+        damaged_clips=len(parts.stream.damaged),
     )

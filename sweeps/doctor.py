@@ -29,8 +29,6 @@ OWN_PACKAGES = ("cluster", "shards", "sr", "sweeps")
 LOOKED_UP = ("deepspeed", "lpips", "webdataset", "submitit")
 """Distributions that are not imported, because that takes seconds."""
 
-MEMORY_PER_TRIAL_GB = 2.0
-"""What a small trial with its data workers takes on a CPU; larger patches and models need more."""
 SCARCE_DISK_GB = 10.0
 """Below this a sweep's checkpoints may not fit."""
 SCARCE_SHM_GB = 1.0
@@ -72,6 +70,7 @@ def examine(*, store: Path, data: Path | None) -> list[Check]:
         "wandb": _wandb,
         "wandb leet": _wandb_leet,
         **{package: partial(_installed, package) for package in LOOKED_UP},
+        "decoders": _decoders,
         "cpus": _cpus,
         "memory": _memory,
         "trials at once": _trials_at_once,
@@ -209,6 +208,16 @@ def _wandb_leet() -> Outcome:
     return "warning", "missing; runs cannot be viewed in the terminal", "pip install -U wandb"
 
 
+def _decoders() -> Outcome:
+    """What reads pictures from shards; the pixels are the same whatever it is, the time is not."""
+    from shards.decode import available_decoders
+
+    found = ", ".join(f"{kind}: {name}" for kind, name in available_decoders().items())
+    if "zlib" in found:
+        return "warning", f"{found}; there are faster ones", "pip install 'srloss[fast]'"
+    return "ok", found, ""
+
+
 def _cpus() -> Outcome:
     found = f"{available_cpus():g} of {os.cpu_count()} usable by this process"
     if available_cpus() < 2:
@@ -218,20 +227,27 @@ def _cpus() -> Outcome:
 
 def _memory() -> Outcome:
     free_gb = available_memory_bytes() / 1e9
-    if free_gb < MEMORY_PER_TRIAL_GB:
+    if free_gb < _memory_gb_per_trial():
         return "warning", f"{free_gb:.1f} GB available, too little for a trial", "raise the memory limit"
     return "ok", f"{free_gb:.1f} GB available", ""
+
+
+def _memory_gb_per_trial() -> float:
+    """What a sweep reckons for a trial where its file does not say; larger patches and models need more."""
+    from sweeps.spec import SweepConfig
+
+    return SweepConfig.model_fields["memory_gb_per_trial"].default
 
 
 def _trials_at_once() -> Outcome:
     limits = {
         "CPUs": int(available_cpus()),
-        "memory": int(available_memory_bytes() / 1e9 / MEMORY_PER_TRIAL_GB),
+        "memory": int(available_memory_bytes() / 1e9 / _memory_gb_per_trial()),
     }
     if gpus := num_gpus():
         limits["GPUs"] = gpus
     scarcest = min(limits, key=lambda what: limits[what])
-    found = f"{limits[scarcest]}, limited by {scarcest}, at 1 CPU and {MEMORY_PER_TRIAL_GB:g} GB each"
+    found = f"{limits[scarcest]}, limited by {scarcest}, at 1 CPU and {_memory_gb_per_trial():g} GB each"
     if limits[scarcest] < 1:
         return "warning", found, f"give this process more {scarcest}"
     return "ok", found, ""

@@ -17,13 +17,14 @@ from typing import Any, Protocol
 from cluster.machine import available_cpus, available_memory_bytes, num_gpus
 from shards import manifest
 from sr.config import TrialConfig
+from sr.configfile import ConfigError
+from sr.data import held_out
 from sr.ledger import Ledger, State
 from sr.lock import exclusive, is_held
 from sr.track import TrackedTrial, VerifiedRun, WandbFeed, verify_offline_run
-from sr.train import check_splits
 from sweeps import tune
 from sweeps.evaluation import BASELINE, evaluate_baseline, evaluate_trial, mark_stopped_early, stop_reason
-from sweeps.spec import ConfigError, PlannedTrial, SweepConfig, expand, parse_sweep, sweep_id
+from sweeps.spec import PlannedTrial, SweepConfig, expand, parse_sweep, sweep_id
 from sweeps.store import SweepFolder
 
 
@@ -52,6 +53,10 @@ class Progress(Protocol):
 
     def evaluated(self, name: str, problem: str) -> None:
         """A model was evaluated, or could not be."""
+        ...
+
+    def tracking_lost(self, problem: str) -> None:
+        """W&B was given up during the sweep; the ledgers are complete all the same."""
         ...
 
 
@@ -92,12 +97,13 @@ def plan(config: SweepConfig) -> tuple[PlannedTrial, ...]:
         raise ConfigError(
             ["trial.data.path: missing; give the folder of a packed data set (srloss shard pack makes one)"]
         )
-    absolute = str(Path(section["path"]).resolve())
+    place = section["path"]
+    absolute = place if "://" in place else str(Path(place).resolve())
     bound = config.model_copy(update={"trial": config.trial | {"data": section | {"path": absolute}}})
-    dataset = manifest.load(Path(absolute))
+    dataset = manifest.load(absolute)
     trials = tuple(expand(bound, dataset_fingerprint=dataset.fingerprint))
     # Now, rather than once per trial after minutes of training.
-    check_splits(dataset, trials[0].config)
+    held_out(dataset, trials[0].config)
     return trials
 
 
@@ -113,7 +119,7 @@ def create(config: SweepConfig, *, store: Path, command: str) -> Sweep:
         over = sum(folder.trial(trial.trial_id).status().is_over for trial in trials)
         raise ValueError(
             f"{folder.path}: this very sweep exists, {over} of {len(trials)} trials finished. Continue it with: "
-            f"srloss sweep --resume {folder.sweep_id} --store {store} (or delete that folder to start over)"
+            f"{folder.resume_command} (or delete that folder to start over)"
         )
     for trial in trials:
         ledger = folder.trial(trial.trial_id)
@@ -180,14 +186,17 @@ def run(sweep: Sweep, *, progress: Progress) -> None:
         )
     # Ray counts whole CPUs; a machine with a fractional quota still has one.
     cpus = max(1, int(available_cpus()))
+    feed = _feed(sweep)
     # The feed is left last, since evaluation is the last thing it sends.
     with (
         exclusive(sweep.folder.path, timeout_s=2, what="this sweep is being run"),
-        _feed(sweep) or nullcontext(),
+        feed or nullcontext(),
         tune.embedded_ray(cpus=cpus, gpus=num_gpus()),
     ):
         _train(sweep, progress)
         _evaluate(sweep, progress)
+    if feed and feed.problem:
+        progress.tracking_lost(feed.problem)
 
 
 def _train(sweep: Sweep, progress: Progress) -> None:

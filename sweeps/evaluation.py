@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from sr import checkpoint
 from sr.config import TrialConfig
-from sr.evaluate import VALIDATION_METRICS, clips_of, evaluate, mean_scores, save_png, upscale_clips
-from sr.evaluate import crop_names as names_of_saved_crops
+from sr.data import held_out, open_dataset
+from sr.evaluate import crop_names, evaluate, save_png, upscale_clips, validation_scores
 from sr.ledger import Ledger, State, Status, open_trial
 from sr.lock import exclusive
 from sr.models import GENERATORS
-from sr.train import build_generator, open_dataset
+from sr.train import build_generator
 from sr.world import single_process
 
 BASELINE = "bicubic"
 
 
-def evaluate_trial(folder: Path, *, on_clip: Callable[[int], None] = lambda _done: None) -> int:
+def evaluate_trial(folder: Path) -> int:
     """Measures a trial's newest sound checkpoint (its averaged weights) on the test clips; returns their number.
 
     Writes evaluation.jsonl and crops/ of the trial's folder.
@@ -38,7 +37,7 @@ def evaluate_trial(folder: Path, *, on_clip: Callable[[int], None] = lambda _don
         )
     generator = build_generator(config.model, scale=config.scale, seed=config.seed)
     generator.load_state_dict(state["ema"])
-    return _evaluate(generator, ledger, config, on_clip)
+    return _evaluate(generator, ledger, config)
 
 
 def evaluate_baseline(ledger: Ledger, config: TrialConfig, *, command: str) -> int:
@@ -55,39 +54,26 @@ def evaluate_baseline(ledger: Ledger, config: TrialConfig, *, command: str) -> i
     generator = GENERATORS[BASELINE](scale=config.scale)
     device = single_process(config.engine.device).device
     dataset = open_dataset(config)
-    clips, _ = clips_of(dataset, "val", config.evaluation, scale=config.scale)
-    rows = evaluate(generator, dataset, clips, config, device=device, metrics=VALIDATION_METRICS)
-    scores = {f"val/{name}": value for name, value in mean_scores(rows, VALIDATION_METRICS).items()}
+    clips = held_out(dataset, config)
+    scores = validation_scores(generator, dataset, clips.val, config, device=device)
     ledger.append({"kind": "validation", "step": 0, "samples": 0, "seconds": 0.0, **scores})
-    test_clips, _ = clips_of(dataset, "test", config.evaluation, scale=config.scale)
-    kept = names_of_saved_crops(test_clips)
-    shown = [clip for clip in test_clips if clip.clip_id in kept]
-    for item in upscale_clips(
-        generator, dataset, shown, degradation=config.degradation, scale=config.scale, device=device
-    ):
+    kept = crop_names(clips.test)
+    shown = [clip for clip in clips.test if clip.clip_id in kept]
+    for item in upscale_clips(generator, dataset, shown, config, device=device):
         save_png(ledger.folder / "lr" / kept[item.clip.clip_id], item.lr)
         save_png(ledger.folder / "hr" / kept[item.clip.clip_id], item.hr)
-    count = _evaluate(generator, ledger, config, lambda _done: None)
+    count = _evaluate(generator, ledger, config)
     ledger.set_status(Status(State.FINISHED, reason="needs no training"))
     return count
 
 
-def _evaluate(
-    generator: torch.nn.Module, ledger: Ledger, config: TrialConfig, on_clip: Callable[[int], None]
-) -> int:
+def _evaluate(generator: torch.nn.Module, ledger: Ledger, config: TrialConfig) -> int:
     torch.set_num_threads(config.engine.threads)
     device = single_process(config.engine.device).device
     dataset = open_dataset(config)
-    clips, _ = clips_of(dataset, "test", config.evaluation, scale=config.scale)
-    rows = evaluate(
-        generator.to(device),
-        dataset,
-        clips,
-        config,
-        device=device,
-        crops_folder=ledger.folder / "crops",
-        on_clip=on_clip,
-    )
+    clips = held_out(dataset, config).test
+    crops = ledger.folder / "crops"
+    rows = evaluate(generator.to(device), dataset, clips, config, device=device, crops_folder=crops)
     ledger.write_evaluation(rows)
     return len(rows)
 

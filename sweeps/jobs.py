@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sr.evaluate import mean_scores
 from sr.ledger import State, open_trial
 from sr.train import train
 from sr.world import single_process
@@ -40,34 +41,20 @@ def conclude(sweep: driver.Sweep) -> int:
     say(f"report: {sweep.folder.report}")
     unfinished = sweep.with_state(State.PENDING, State.RUNNING)
     for trial in sweep.unevaluated():
-        say(f"not evaluated: {trial.candidate} {trial.settings}; try again with: {resume_command(sweep)}")
+        say(
+            f"not evaluated: {trial.candidate} {trial.settings}; try again with: {sweep.folder.resume_command}"
+        )
     if unfinished:
         say(
-            f"{len(unfinished)} of {len(sweep.trials)} trials are unfinished; continue with: {resume_command(sweep)}"
+            f"{len(unfinished)} of {len(sweep.trials)} trials are unfinished; continue with: {sweep.folder.resume_command}"
         )
         return INTERRUPTED
     if failed:
         say(
-            f"{len(failed)} of {len(sweep.trials)} trials failed; try them again with: {resume_command(sweep)}"
+            f"{len(failed)} of {len(sweep.trials)} trials failed; try them again with: {sweep.folder.resume_command}"
         )
         return FAILED if len(failed) == len(sweep.trials) else SOME_TRIALS_FAILED
     return SOME_TRIALS_FAILED if sweep.unevaluated() else OK
-
-
-def resume_command(sweep: driver.Sweep) -> str:
-    """The command that continues a sweep."""
-    import shlex
-
-    return shlex.join(
-        [
-            "srloss",
-            "sweep",
-            "--resume",
-            sweep.folder.sweep_id,
-            "--store",
-            str(sweep.folder.path.parent.parent),
-        ]
-    )
 
 
 def run_train(folder: Path) -> int:
@@ -83,9 +70,7 @@ def run_train(folder: Path) -> int:
     status = ledger.status()
     say(f"finished: {status.reason}, {status.seconds:.0f} s")
     num_clips = evaluate_trial(folder)
-    rows = ledger.evaluation()
-    names = [name for name in rows[0] if name not in ("clip", "source")]
-    scores = ", ".join(f"{name} {sum(row[name] for row in rows) / num_clips:.4f}" for name in names)
+    scores = ", ".join(f"{name} {mean:.4f}" for name, mean in mean_scores(ledger.evaluation()).items())
     say(f"evaluated on {num_clips} held-out clips: {scores}")
     say(f"trial: {folder}")
     return OK

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ class SweepFolder:
     def report(self) -> Path:
         """Where its report is written."""
         return self.path / "report.html"
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues it."""
+        store = str(self.path.parent.parent)
+        return shlex.join(["srloss", "sweep", "--resume", self.sweep_id, "--store", store])
 
     def trial(self, trial_id: str) -> Ledger:
         """The ledger of one of its trials."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from shards import manifest
 from sr.ledger import State
 from sr.metrics import METRICS, Metric
 from sweeps.driver import Sweep
@@ -290,11 +291,30 @@ def _caveats(verdict: Verdict, sweep: Sweep, dropped: list[str]) -> list[str]:
             f"{verdict.num_sources} held-out pictures cannot show a difference: the smallest possible p is "
             f"{smallest_p(verdict.num_sources) * comparisons:.2g} after adjustment; add pictures."
         )
+    damaged = max(sweep.ledger(trial).status().damaged_clips for trial in compared)
+    if damaged:
+        caveats.append(
+            f"{damaged} training clips are damaged and others took their places (the same in all trials); see "
+            "damaged_clips.jsonl of the trials, and: srloss shard verify."
+        )
+    if leaks := _num_near_duplicates(compared[0].config.data.path):
+        caveats.append(
+            f"{leaks} pairs of clips in different splits show nearly the same (srloss shard info names them): what was "
+            "learnt by heart may look like quality; pack again with --drop-leaks."
+        )
     if not _saw_the_same_data(sweep, compared):
         caveats.append(
             "The compared trials did not consume the same samples and crops (see the stream hashes); the comparison is not fair."
         )
     return caveats
+
+
+def _num_near_duplicates(place: str) -> int:
+    try:
+        return len(manifest.load(place).description.near_duplicates)
+    except ValueError:
+        # A verdict outlives its data set.
+        return 0
 
 
 def _saw_the_same_data(sweep: Sweep, trials: Sequence[PlannedTrial]) -> bool:

@@ -185,8 +185,8 @@ def run() -> None:
     """Runs the command line; a user's mistake is a message, an interruption has its own exit code."""
     try:
         app()
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what was finished is kept\n")
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"{str(error) or 'interrupted; what was finished is kept'}\n")
         sys.exit(130)
     except (ValueError, OSError) as error:
         if os.environ.get("SRLOSS_DEBUG"):

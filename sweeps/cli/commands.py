@@ -18,6 +18,7 @@ from shards import manifest
 from sr.components import parameters_of
 from sr.config import TrialConfig, parse_trial, to_plain
 from sr.configfile import ConfigError, apply_overrides, read_yaml, unknown
+from sr.evaluate import mean_scores
 from sr.ledger import Ledger, open_trial, trial_id
 from sr.losses import LOSSES
 from sr.metrics import METRICS
@@ -151,7 +152,7 @@ def sweep(
             return _show_plan(config, as_json=as_json)
         the_sweep = driver.create(config, store=root, command=_command_line())
     say(f"sweep {the_sweep.folder.sweep_id} in {the_sweep.folder.path}")
-    say(f"  if it is interrupted: {jobs.resume_command(the_sweep)}")
+    say(f"  if it is interrupted: {the_sweep.folder.resume_command}")
     cpus = driver.concurrency(the_sweep.config, the_sweep.trials) * max(
         t.config.engine.threads for t in the_sweep.trials
     )
@@ -208,12 +209,7 @@ def evaluate(what: str | None, *, store: Path | None, as_json: bool) -> int:
     with progress("evaluating", len(ledgers)) as ticker:
         for done, (name, ledger) in enumerate(zip(names, ledgers, strict=True), start=1):
             evaluate_trial(ledger.folder)
-            rows = ledger.evaluation()
-            results[name] = {
-                metric: sum(row[metric] for row in rows) / len(rows)
-                for metric in rows[0]
-                if metric in METRICS
-            }
+            results[name] = mean_scores(ledger.evaluation())
             ticker.update(done, name)
     if as_json:
         say_json(results)

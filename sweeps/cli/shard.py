@@ -1,160 +1,205 @@
-"""`srloss shard`: pack pictures, verify and look at packed data sets."""
+"""`srloss shard`: pack any source of clips into WebDataset shards, check them, look into them."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from shards.manifest import Dataset
+app = typer.Typer(
+    help="Pack pictures and video into WebDataset shards; index anybody's shards; check them, look into them.",
+    no_args_is_help=True,
+)
 
-app = typer.Typer(help="Pack pictures into WebDataset shards; verify and look at them.", no_args_is_help=True)
-
-Folder = Annotated[Path, typer.Argument(help="Folder of a packed data set.")]
+Place = Annotated[
+    str, typer.Argument(metavar="FOLDER", help="Folder or URL (https, s3) of a packed data set.")
+]
+Folder = Annotated[Path, typer.Argument(help="Folder of tar shards.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Split = Annotated[str | None, typer.Option(help="Only this split: train, val or test.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; all CPUs unless given.")]
+
+
+class Layout(StrEnum):
+    """Indexes that other readers want."""
+
+    DALI = "dali"
+    ENERGON = "energon"
+    WIDS = "wids"
+
+
+class Profile(StrEnum):
+    """How pictures are stored; all are lossless."""
+
+    PNG_BANDED = "png-banded"
+    PNG_KEEP = "png-keep"
+    RAW = "raw"
+    WEBP = "webp"
 
 
 @app.command()
 def pack(
-    source: Annotated[str, typer.Argument(help="folder (of pictures), or photos (bundled photographs).")],
+    source: Annotated[str, typer.Argument(help="What is packed; see: srloss shard sources.")],
     paths: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="[PATH] OUT", help="Where the pictures are (not for photos), and the folder to make."
-        ),
+        typer.Argument(metavar="[PATH] OUT", help="Where it is (not for photos), and the folder to make."),
     ],
+    profile: Annotated[
+        Profile,
+        typer.Option(
+            help="png-banded: PNG of which crops are read alone. png-keep: the source's own bytes. "
+            "raw: no compression. webp: smallest. All lossless."
+        ),
+    ] = Profile.PNG_BANDED,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Frames of a clip, where the source leaves a choice.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Frames from clip to clip; as many as a clip has.")
+    ] = None,
     split: Annotated[
-        str, typer.Option(help="Shares of the splits, unless the folder has train/, val/ and test/.")
+        str, typer.Option(help="Shares of the splits, unless the source or the folder's layout gives them.")
     ] = "train=0.7,val=0.1,test=0.2",
     split_list: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=FILE",
-            help="Text file with the pictures of a split, one a line; repeat for each split.",
+            help="Text file with the sources of a split, one a line; repeat for each split.",
         ),
     ] = None,
+    drop_leaks: Annotated[
+        bool, typer.Option("--drop-leaks", help="Leave out training clips that nearly equal a test clip.")
+    ] = False,
+    shard_bytes: Annotated[int, typer.Option(min=1, help="Size of a shard, about.")] = 256 * 2**20,
+    jobs: Jobs = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Pack pictures of any size into tar shards with a checksummed manifest; name every file that is not used."""
-    from shards.pack import PackOptions, PackProgress
-    from shards.pack import pack as pack_shards
-    from shards.sources import SOURCES
-    from sr.configfile import ConfigError, unknown
-    from sweeps.cli.show import progress, say_json
+    """Pack a source into tar shards with a checksummed index; name all that is not used. Killed, it continues."""
+    from sweeps.cli import shards_shown
 
-    if source not in SOURCES:
-        raise ConfigError([unknown("source", source, SOURCES)])
-    expected = 1 if source == "photos" else 2
-    if len(paths) != expected:
-        raise ConfigError(
-            [
-                f"shard pack {source}: expected {'OUT' if expected == 1 else 'PATH OUT'}, got {len(paths)} paths"
-            ]
-        )
-    lists = {name: Path(file) for name, file in (_pair(text, "--split-list") for text in split_list or [])}
-    shares = {name: _share(value) for name, value in (_pair(text, "--split") for text in split.split(","))}
-    options = PackOptions(split=shares, split_lists=lists, force=force)
-    with progress("packing", 1) as ticker:
-
-        def on_progress(state: PackProgress) -> None:
-            ticker.update(state.done / max(1, state.total), f"{state.done} of {state.total}  {state.current}")
-
-        dataset = pack_shards(
-            source, paths[0] if expected == 2 else None, paths[-1], options, on_progress=on_progress
-        )
-    if as_json:
-        say_json(_as_plain(dataset))
-        return
-    _describe(dataset)
-
-
-def _pair(text: str, option: str) -> tuple[str, str]:
-    from sr.configfile import ConfigError
-
-    name, equals, value = text.strip().partition("=")
-    if not equals:
-        raise ConfigError([f"{option}: expected name=value, got {text!r}"])
-    return name, value
-
-
-def _share(text: str) -> float:
-    from sr.configfile import ConfigError
-
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError([f"--split: expected a number between 0 and 1, got {text!r}"]) from None
-
-
-@app.command()
-def verify(folder: Folder, as_json: Json = False) -> None:
-    """Read every byte again; name each damaged, missing or foreign member and shard."""
-    from dataclasses import asdict
-
-    from shards.verify import VerifyProgress
-    from shards.verify import verify as verify_shards
-    from sweeps.cli.show import progress, say, say_json
-
-    with progress("verifying", 1) as ticker:
-
-        def on_progress(state: VerifyProgress) -> None:
-            ticker.update(state.done / max(1, state.total), state.current)
-
-        findings = verify_shards(folder, on_progress=on_progress)
-    if as_json:
-        say_json([asdict(finding) for finding in findings])
-    else:
-        for finding in findings:
-            say(f"{finding.where}: {finding.what}; {finding.fix}")
-        say(f"{folder}: {'sound' if not findings else f'{len(findings)} problem(s)'}")
-    raise typer.Exit(1 if findings else 0)
-
-
-@app.command()
-def info(folder: Folder, as_json: Json = False) -> None:
-    """Show what a packed data set holds, what was converted, and what was left out."""
-    from shards import manifest
-    from sweeps.cli.show import say_json
-
-    dataset = manifest.load(folder)
-    if as_json:
-        say_json(_as_plain(dataset))
-    else:
-        _describe(dataset)
-
-
-def _describe(dataset: Dataset) -> None:
-    from shards.records import SPLITS
-    from sweeps.cli.show import say
-
-    size = sum(shard.size for shard in dataset.shards)
-    say(
-        f"{dataset.root}: {len(dataset.samples)} pictures in {len(dataset.shards)} shards, {size / 1e6:.1f} MB"
+    shards_shown.pack(
+        source,
+        paths,
+        profile=profile.value,
+        frames=frames,
+        stride=stride,
+        split=split,
+        split_lists=split_list or [],
+        drop_leaks=drop_leaks,
+        shard_bytes=shard_bytes,
+        jobs=jobs,
+        force=force,
+        as_json=as_json,
     )
-    say(f"fingerprint {dataset.fingerprint[:12]}; splits: {dataset.split_rule}")
-    for split in SPLITS:
-        samples = dataset.of_split(split)
-        names = ", ".join(sample.source for sample in samples[:6]) + (", ..." if len(samples) > 6 else "")
-        say(f"  {split:5} {len(samples):6}  {names}")
-    for sample in dataset.samples:
-        if sample.notes:
-            say(f"  converted: {sample.source}: {', '.join(sample.notes)}")
-    for item in dataset.rejected:
-        say(f"  not used: {item.source}: {item.reason}")
 
 
-def _as_plain(dataset: Dataset) -> dict[str, object]:
-    from dataclasses import asdict
+@app.command()
+def sources(as_json: Json = False) -> None:
+    """Show what can be packed, and how its folders must look."""
+    from sweeps.cli import shards_shown
 
-    return {
-        "root": str(dataset.root),
-        "name": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "split_rule": dataset.split_rule,
-        "shards": [asdict(shard) for shard in dataset.shards],
-        "samples": [asdict(sample) for sample in dataset.samples],
-        "rejected": [asdict(item) for item in dataset.rejected],
-    }
+    shards_shown.sources(as_json=as_json)
+
+
+@app.command()
+def index(
+    folder: Folder,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of shards whose names do not begin with train, val or test; or shares: train=0.9,val=0.1."
+        ),
+    ] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option(
+            help="Ending of the pictures to learn from, where names leave it open, as hr in KEY.hr.png."
+        ),
+    ] = None,
+    lr: Annotated[
+        str | None, typer.Option(help="Ending of their low-resolution partners, as lr in KEY.lr.png.")
+    ] = None,
+    jobs: Jobs = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Use what is sound of a damaged tar, and name the rest.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an index that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make an index for existing WebDataset tars, which are not touched; find all that is wrong with them, once."""
+    from sweeps.cli import shards_shown
+
+    shards_shown.index(
+        folder,
+        split=split,
+        frames=frames,
+        lr=lr,
+        jobs=jobs,
+        keep_going=keep_going,
+        force=force,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def verify(
+    folder: Folder,
+    deep: Annotated[bool, typer.Option("--deep", help="Also decode every picture, in two ways.")] = False,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Read every byte again; name each damaged, missing or foreign member and shard."""
+    from sweeps.cli import shards_shown
+
+    raise typer.Exit(shards_shown.verify(folder, deep=deep, jobs=jobs, as_json=as_json))
+
+
+@app.command()
+def info(folder: Place, as_json: Json = False) -> None:
+    """Show what a data set holds, what was converted, what was left out, and what is nearly the same."""
+    from sweeps.cli import shards_shown
+
+    shards_shown.info(folder, as_json=as_json)
+
+
+@app.command()
+def ls(
+    folder: Place,
+    pattern: Annotated[str, typer.Argument(help="Keys to show, with * and ? as in a shell.")] = "*",
+    split: Split = None,
+    members: Annotated[
+        bool, typer.Option("--members", help="Show each member: offset, bytes, CRC, shape.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List samples, from the index alone."""
+    from sweeps.cli import shards_shown
+
+    shards_shown.ls(folder, pattern, split=split, members=members, as_json=as_json)
+
+
+@app.command()
+def cat(
+    folder: Place,
+    key: Annotated[str, typer.Argument(help="Key of the sample.")],
+    member: Annotated[str, typer.Argument(help="Ending of the member, as ls --members shows it.")] = "json",
+) -> None:
+    """Write a member's bytes to standard output, checked."""
+    from sweeps.cli import shards_shown
+
+    shards_shown.cat(folder, key, member)
+
+
+@app.command("export-index")
+def export_index(
+    folder: Folder,
+    layout: Annotated[Layout, typer.Argument(help="Which reader's index to write.")],
+    out: Annotated[Path | None, typer.Argument(help="Where; beside the shards unless given.")] = None,
+) -> None:
+    """Write the index that another reader of WebDataset tars wants: NVIDIA DALI, Megatron Energon or wids."""
+    from sweeps.cli import shards_shown
+
+    shards_shown.export_index(folder, layout.value, out)

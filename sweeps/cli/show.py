@@ -43,10 +43,21 @@ class Ticker:
         self._task = bar.add_task(label, total=total, note="") if bar else None
         self._started = self._last_line = time.monotonic()
 
-    def update(self, done: float, note: str = "") -> None:
-        """Sets how much is done, and what to say beside it."""
+    def update(
+        self, done: float, note: str = "", *, total: float | None = None, label: str | None = None
+    ) -> None:
+        """Sets how much is done, and what to say beside it; another label begins another phase of the work."""
+        if total is not None:
+            self._total = total
+        if label is not None and label != self._label:
+            self._label = label
+            self._started = time.monotonic()
+            if self._bar is not None and self._task is not None:
+                self._bar.reset(self._task)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, note=note)
+            self._bar.update(
+                self._task, description=self._label, total=self._total, completed=done, note=note
+            )
             return
         now = time.monotonic()
         if now - self._last_line >= _LINE_EVERY_S:

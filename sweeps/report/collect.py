@@ -175,7 +175,7 @@ def _facts(sweep: Sweep, verdict: Verdict) -> tuple[tuple[str, str], ...]:
         versions = ", ".join(f"{name} {environment[name]}" for name in ("srloss", "torch", "ray", "python"))
         facts.append(("Environment", f"{versions}; {environment['cpus']} CPUs, {environment['platform']}"))
     try:
-        rejected = manifest.load(Path(config.data.path)).rejected
+        rejected = manifest.load(config.data.path).description.rejected
     except ValueError:
         rejected = ()
     if rejected:
@@ -222,16 +222,15 @@ def _crops(sweep: Sweep, verdict: Verdict) -> tuple[Crop, ...]:
 
 def _crop_files(sweep: Sweep) -> dict[str, str]:
     """Clip to the file name of its kept pictures."""
-    from sr.evaluate import clips_of, crop_names
+    from sr.data import held_out
+    from sr.evaluate import crop_names
 
     config = sweep.trials[0].config
     try:
-        dataset = manifest.load(Path(config.data.path))
+        return crop_names(held_out(manifest.load(config.data.path), config).test)
     except ValueError:
         # The report outlives the data set; it then shows no pictures.
         return {}
-    clips, _ = clips_of(dataset, "test", config.evaluation, scale=config.scale)
-    return crop_names(clips)
 
 
 def _images(sweep: Sweep, verdict: Verdict, file: str) -> tuple[tuple[str, bytes], ...] | None:

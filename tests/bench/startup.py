@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.bench.hardware import described
 
 RUNS = 15
 SRLOSS = str(Path(sys.executable).with_name("srloss"))
@@ -25,17 +28,13 @@ def main() -> None:
     seconds(bare), seconds(srloss)
     # In turn, so that a machine that slows down slows both.
     pairs = [(seconds(srloss), seconds(bare)) for _ in range(RUNS)]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     result = {
         "benchmark": "startup",
         "help_s": round(statistics.median(a for a, _ in pairs), 3),
         "python_s": round(statistics.median(b for _, b in pairs), 3),
         "ratio": round(statistics.median(a / b for a, b in pairs), 1),
         "runs": RUNS,
-        "commit": commit,
-        "hardware": f"{platform.machine()}, {platform.processor() or 'unknown CPU'}, Python {platform.python_version()}",
+        **described(),
     }
     print(json.dumps(result))
 

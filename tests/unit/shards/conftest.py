@@ -1,7 +1,8 @@
 """Small pictures and data sets, made on the spot."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,81 @@ from PIL import Image
 
 from shards.manifest import Dataset
 from shards.pack import PackOptions, pack
+from shards.records import Rejected
+from shards.sources import SOURCES
+from shards.sources.base import Listing, RawClip, RawFrame, SourceKind, SourceOptions
 
 Save = Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True)
+class ArrayItem:
+    """Clips made of arrays, as a source of any kind would give them."""
+
+    name: str
+    found: tuple[RawClip | Rejected | BaseException, ...]
+    """What comes out of it, in order; exceptions are raised."""
+    source: str = ""
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", self.source or self.name)
+
+    def stamp(self) -> str:
+        return str(self.version)
+
+    def estimated_bytes(self) -> int:
+        clips = [clip for clip in self.found if isinstance(clip, RawClip)]
+        return sum(frame.rgb.nbytes for clip in clips for frame in (*clip.frames, *clip.lr_frames))
+
+    def clips(self) -> Iterator[RawClip | Rejected]:
+        for found in self.found:
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+
+
+def noise_clip(
+    name: str,
+    *,
+    frames: int = 1,
+    width: int = 24,
+    height: int = 20,
+    lr_scale: int = 0,
+    seed: int | None = None,
+) -> RawClip:
+    """Frames of noise, and partners of other noise where there is a scale."""
+    random = np.random.default_rng(zlib.crc32(name.encode()) if seed is None else seed)
+
+    def some(width: int, height: int) -> tuple[RawFrame, ...]:
+        pixels = random.integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+        return tuple(RawFrame(one) for one in pixels)
+
+    lr_frames = some(width // lr_scale, height // lr_scale) if lr_scale else ()
+    return RawClip(name, some(width, height), lr_frames)
+
+
+def array_item(name: str, *clips: RawClip | Rejected | BaseException, **options: object) -> ArrayItem:
+    """An item with the given clips; one clip of noise where none are given."""
+    return ArrayItem(name, clips or (noise_clip(name),), **options)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture
+def pack_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Dataset]:
+    """Packs items to `out/`, or to another folder; `listing` holds further fields of the listing."""
+
+    def run(
+        *items: ArrayItem, out: str = "out", listing: dict[str, object] | None = None, **options: object
+    ) -> Dataset:
+        def listed(path: Path | None, options: SourceOptions) -> Listing:
+            return Listing("arrays", items, **(listing or {}))  # pyright: ignore[reportArgumentType]
+
+        kind = SourceKind(listed, "arrays", takes_path=False, layout="arrays")
+        monkeypatch.setitem(SOURCES, "arrays", kind)
+        chosen = PackOptions(**options)  # pyright: ignore[reportArgumentType]
+        return pack("arrays", None, tmp_path / out, chosen, on_progress=lambda _: None)
+
+    return run
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards import picture
-from shards.picture import Picture, UnusablePictureError, decode_png, encode_png, open_picture
+from shards.picture import Picture, UnusablePictureError, open_picture
 
 RAMP = np.linspace(0, 65535, 32 * 24).astype(np.uint16).reshape(24, 32)
 
@@ -218,7 +217,9 @@ def test_unusable_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     Image.fromarray(random_pixels(64, 64, 3)).save(buffer, "JPEG")
     gif = io.BytesIO()
     Image.new("P", (20, 20)).save(gif, "GIF")
-    whole = encode_png(random_pixels(64, 64, 3))
+    png = io.BytesIO()
+    Image.fromarray(random_pixels(64, 64, 3)).save(png, "PNG")
+    whole = png.getvalue()
     cases = {
         "zero.png": (b"", "empty file"),
         "text.png": (b"hello, I am no picture", "not a picture by its content"),
@@ -262,8 +263,6 @@ def test_bombs_are_refused_before_they_are_decoded(
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000)))
     with pytest.raises(UnusablePictureError, match="more than 64 Mpx"):
         opened(tmp_path, bomb)
-    with pytest.raises(UnusablePictureError, match="more than 64 Mpx"):
-        decode_png(bomb)
 
 
 def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,12 +277,6 @@ def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytes
     path.chmod(0)
     with pytest.raises(UnusablePictureError, match=r"^cannot be read: Permission denied$"):
         open_picture(path)
-
-
-def test_an_encoder_that_loses_pixels_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture, "decode_png", lambda data: np.zeros((20, 20, 3), np.uint8))
-    with pytest.raises(ValueError, match="other pixels came back"):
-        encode_png(random_pixels(20, 20, 3))
 
 
 def test_a_jpeg_of_two_pictures_gives_the_first(tmp_path: Path) -> None:

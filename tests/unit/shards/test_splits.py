@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from shards.manifest import Dataset
-from shards.splits import DEFAULT_FRACTIONS, by_fraction
+from shards.records import Rejected
+from shards.sources.base import Listing
+from shards.splits import DEFAULT_FRACTIONS, by_fraction, plan
+from tests.unit.shards.conftest import array_item, noise_clip
 
 
 def splits_of(dataset: Dataset) -> dict[str, str]:
@@ -25,9 +28,12 @@ def test_top_folders_are_splits(save: Callable, pack_folder: Callable, val: str)
         "test/d.png": "test",
     }
     assert splits_of(dataset) == expected
-    assert dataset.split_rule == "by top folder; 2 in train, 1 in val, 1 in test"
+    assert dataset.description.split_rule == "by top folder; 2 in train, 1 in val, 1 in test"
     reason = "outside of the top folders train, val and test"
-    assert [(r.source, r.reason) for r in dataset.rejected] == [("f.png", reason), ("other/e.png", reason)]
+    assert [(r.source, r.reason) for r in dataset.description.rejected] == [
+        ("f.png", reason),
+        ("other/e.png", reason),
+    ]
 
 
 def test_a_folder_named_train_alone_is_no_split(save: Callable, pack_folder: Callable) -> None:
@@ -44,10 +50,10 @@ def test_lists_are_followed(save: Callable, pack_folder: Callable, tmp_path: Pat
     dataset = pack_folder(split_lists={"train": tmp_path / "train.txt", "test": tmp_path / "test.txt"})
     assert splits_of(dataset) == {"a.png": "train", "b/ü c.png": "test", "d.png": "test"}
     assert (
-        dataset.split_rule
+        dataset.description.split_rule
         == "by split lists (test by test.txt, train by train.txt); 1 in train, 0 in val, 2 in test"
     )
-    assert [(r.source, r.reason) for r in dataset.rejected] == [("e.png", "in no split list")]
+    assert [(r.source, r.reason) for r in dataset.description.rejected] == [("e.png", "in no split list")]
 
 
 @pytest.mark.parametrize(
@@ -94,8 +100,10 @@ def test_no_split_is_empty_from_three_pictures_on(save: Callable, pack_folder: C
     save("tiny.png", 4, 4)  # A rejected picture must not count as the only one of its split.
     dataset = pack_folder()
     assert set(splits_of(dataset).values()) == {"train", "val", "test"}
-    assert ("which was empty" in dataset.split_rule) == (count < 5)
-    assert dataset.split_rule.startswith("by sha256 of the relative path (train 0.7, val 0.1, test 0.2); ")
+    assert ("which was empty" in dataset.description.split_rule) == (count < 5)
+    assert dataset.description.split_rule.startswith(
+        "by sha256 of the relative path (train 0.7, val 0.1, test 0.2); "
+    )
 
 
 def test_a_fraction_of_zero_stays_empty(save: Callable, pack_folder: Callable) -> None:
@@ -131,7 +139,72 @@ def test_of_two_equal_pictures_the_test_one_stays(save: Callable, pack_folder: C
     dataset = pack_folder()
     assert splits_of(dataset) == {"train/b.png": "train", "test/d.png": "test"}
     reason = "same pixels as test/d.png"
-    assert [(r.source, r.reason) for r in dataset.rejected] == [
+    assert [(r.source, r.reason) for r in dataset.description.rejected] == [
         ("train/a.png", reason),
         ("val/c.png", reason),
     ]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("DIV2K_train_HR", "DIV2K_valid_HR", None),
+        ("train_sharp", "val_sharp", None),
+        ("Train-1", "validation", "test_set"),
+    ],
+)
+def test_top_folders_may_say_more_than_the_split(train: str, val: str, test: str | None) -> None:
+    folders = {train: "train", val: "val"} | ({test: "test"} if test else {})
+    items = tuple(array_item(f"{folder}/{n}") for folder in folders for n in range(2))
+    chosen = plan(Listing("x", items), DEFAULT_FRACTIONS, {})
+    assert chosen.fixed == {item.source: folders[item.source.split("/")[0]] for item in items}
+    shown = ", ".join(f"{split} by {folder}" for folder, split in folders.items())
+    assert chosen.rule == f"by top folder ({shown})"
+
+
+@pytest.mark.parametrize("folder", ["training", "latest", "tests", "mytrain", "DIV2K"])
+def test_folders_that_only_look_like_a_split_are_none(folder: str) -> None:
+    items = (array_item("train/1"), array_item(f"{folder}/2"))
+    assert plan(Listing("x", items), DEFAULT_FRACTIONS, {}).fixed is None
+
+
+def test_all_clips_of_a_source_are_in_one_split(pack_items: Callable) -> None:
+    items = [
+        array_item(
+            f"film{n}/{part}", *(noise_clip(f"film{n}/{part}/{c}") for c in range(2)), source=f"film{n}"
+        )
+        for n in range(12)
+        for part in range(2)
+    ]
+    dataset = pack_items(*items)
+    found: dict[str, set[str]] = {}
+    for sample in dataset.samples:
+        found.setdefault(sample.source, set()).add(sample.split)
+    assert len(found) == 12
+    assert all(len(splits) == 1 for splits in found.values())
+    assert {split for splits in found.values() for split in splits} == {"train", "val", "test"}
+    counts = {split: sum(split in splits for splits in found.values()) for split in ("train", "val", "test")}
+    text = ", ".join(f"{count} in {split}" for split, count in counts.items())
+    assert dataset.description.split_rule.endswith(text)
+
+
+def test_a_list_may_name_items_but_not_tear_a_source(pack_items: Callable, tmp_path: Path) -> None:
+    items = [array_item(f"film{n}/{part}", source=f"film{n}") for n in range(2) for part in range(2)]
+    (tmp_path / "train.txt").write_text("film0/0\nfilm0/1")
+    (tmp_path / "test.txt").write_text("film1")
+    lists = {split: tmp_path / f"{split}.txt" for split in ("train", "test")}
+    assert splits_of(pack_items(*items, split_lists=lists)) == {"film0": "train", "film1": "test"}
+    (tmp_path / "test.txt").write_text("film1\nfilm0/1")
+    with pytest.raises(ValueError, match="'film0' is in train too"):
+        pack_items(*items, split_lists=lists, force=True)
+
+
+def test_a_source_may_fix_the_splits_and_leave_some_out(pack_items: Callable) -> None:
+    items = [array_item(name) for name in "abc"]
+    listing = {"splits": {"a": "train", "b": "test"}, "split_rule": "by sep_testlist.txt"}
+    dataset = pack_items(*items, listing=listing)
+    assert splits_of(dataset) == {"a": "train", "b": "test"}
+    assert dataset.description.split_rule == "by sep_testlist.txt; 1 in train, 0 in val, 1 in test"
+    assert dataset.description.rejected == (Rejected("c", "in no split of the source"),)
+    with pytest.raises(ValueError, match=r"its own splits .by sep_testlist.txt.*no effect"):
+        pack_items(*items, listing=listing, split={"train": 1.0}, out="two")

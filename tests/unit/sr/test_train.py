@@ -1,6 +1,7 @@
 """Training: exact resume, equal starts, and loud ends."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from shards.manifest import load
 from sr import checkpoint
 from sr.config import OptimizerConfig, TrialConfig, parse_trial
 from sr.ledger import Ledger, State
@@ -42,6 +44,24 @@ def equal(a: object, b: object) -> bool:
         assert isinstance(b, (list, tuple))
         return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
     return a == b
+
+
+def test_damaged_clips_stop_a_trial_or_are_replaced_and_counted(tiny: dict[str, Any], tmp_path: Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(tiny["data"]["path"], copy)
+    damaged = load(copy).of_split("train")[1]
+    shard = bytearray((copy / damaged.shard).read_bytes())
+    shard[damaged.frames[0].offset + 200] ^= 1
+    (copy / damaged.shard).write_bytes(shard)
+
+    data = tiny["data"] | {"path": str(copy)}
+    with pytest.raises(ValueError, match=rf"{damaged.key}.*CRC32.*srloss shard verify"):
+        run(tmp_path / "raises", parse_trial({**tiny, "data": data}))
+    data |= {"on_damage": "substitute", "damage_budget": 0.5}
+    ledger = run(tmp_path / "goes_on", parse_trial({**tiny, "data": data}))
+    assert ledger.status().damaged_clips == 1
+    rows = [json.loads(line) for line in (ledger.folder / "damaged_clips.jsonl").read_text().splitlines()]
+    assert {row["key"] for row in rows} == {damaged.key}
 
 
 class KilledError(Exception):

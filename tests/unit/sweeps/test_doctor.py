@@ -51,7 +51,7 @@ def real():
 def test_this_installation_has_a_line_for_everything(real, tmp_path):
     checks = doctor.examine(store=tmp_path, data=tmp_path / "nowhere")
     by_name = {check.name: check for check in checks}
-    assert len(by_name) == len(checks) == 22
+    assert len(by_name) == len(checks) == 23
     for check in checks:
         assert check.status in ("ok", "warning", "problem")
         assert check.found
@@ -87,7 +87,7 @@ def test_broken_check_is_a_problem_and_the_others_go_on(monkeypatch, tmp_path):
     assert checks["cpus"].status == "problem"
     assert "RuntimeError: no such register" in checks["cpus"].found
     assert checks["memory"].status == "ok"
-    assert len(checks) == 21
+    assert len(checks) == 22
 
 
 def test_unsupported_python_is_a_problem(examined, monkeypatch):
@@ -170,7 +170,7 @@ def test_one_cpu_and_little_memory_warn(examined, monkeypatch):
     ("cpus", "memory_gb", "gpus", "expected"),
     [
         (8.5, 64, 0, "8, limited by CPUs"),
-        (64.0, 9, 0, "4, limited by memory"),
+        (64.0, 9, 0, "6, limited by memory"),
         (64.0, 640, 2, "2, limited by GPUs"),
     ],
 )
@@ -252,3 +252,14 @@ def hide_distribution(monkeypatch, name):
         return iter(()) if kwargs.get("name") == name else real(**kwargs)
 
     monkeypatch.setattr(importlib.metadata.Distribution, "discover", staticmethod(discover))
+
+
+def test_slow_decoders_warn(examined, monkeypatch):
+    from shards import decode
+
+    assert examined("decoders").found.startswith("banded png: ")
+    monkeypatch.setattr(decode, "available_decoders", lambda: {"banded png": "zlib + numpy"})
+    assert (examined("decoders").status, examined("decoders").fix) == (
+        "warning",
+        "pip install 'srloss[fast]'",
+    )
