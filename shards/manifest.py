@@ -237,6 +237,8 @@ def read_dataset(storage: Storage, head: dict[str, Any]) -> Dataset:
 
 def verify_command(url: str) -> str:
     """What to do about damage."""
+    if "://" in url:
+        return f"copy it to a local disk, and find all damage with: srloss shard verify COPY (from {url})"
     return f"find all damage with: srloss shard verify {url}"
 
 

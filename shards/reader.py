@@ -10,6 +10,7 @@ from shards.manifest import DamagedError, Dataset, verify_command
 from shards.picture import UnusablePictureError
 from shards.records import Member, Sample
 from shards.storage.errors import StorageError
+from shards.storage.local import LocalStorage
 
 MAX_GAP_BYTES = 256 * 1024
 """Frames that lie closer together than this are read at once: one request costs more than these bytes."""
@@ -40,19 +41,23 @@ def read_clip(
 
     Raises:
         DamagedError: The shard is missing or a member damaged; names both, and how to find all damage.
+        ValueError: It cannot be had over the network.
     """
     members = [member for member in sample.members if member.role == role]
     spans: list[_Span] = []
     for member in members:
         start, stop = span_of(member, window)
         spans.append(_Span(member, member.offset + start, member.offset + stop))
-    frames: list[np.ndarray] = []
+    height, width = (window.height, window.width) if window else (members[0].height, members[0].width)
+    frames = np.empty((len(members), 3, height, width), np.uint8)
+    number = 0
     for group in _groups(spans):
-        data = _read(dataset, sample, group)
+        data = memoryview(_read(dataset, sample, group))
         for span in group:
-            part = memoryview(data)[span.start - group[0].start : span.stop - group[0].start]
-            frames.append(_decode(dataset, sample, span, part, window))
-    return np.stack(frames).transpose(0, 3, 1, 2).copy()
+            part = data[span.start - group[0].start : span.stop - group[0].start]
+            frames[number] = _decode(dataset, sample, span, part, window).transpose(2, 0, 1)
+            number += 1
+    return frames
 
 
 def _groups(spans: list[_Span]) -> list[list[_Span]]:
@@ -67,13 +72,21 @@ def _groups(spans: list[_Span]) -> list[list[_Span]]:
 
 
 def _read(dataset: Dataset, sample: Sample, group: list[_Span]) -> bytes:
+    names = group[0].member.name if len(group) == 1 else f"{group[0].member.name} and the frames behind it"
+    return _bytes(dataset, sample, names, group[0].start, group[-1].stop)
+
+
+def _bytes(dataset: Dataset, sample: Sample, what: str, start: int, stop: int) -> bytes:
+    where = f"{sample.shard}: {what}"
     try:
-        return dataset.storage.read(sample.shard, group[0].start, group[-1].stop)
+        return dataset.storage.read(sample.shard, start, stop)
     except StorageError as error:
-        names = (
-            group[0].member.name if len(group) == 1 else f"{group[0].member.name} and the frames behind it"
-        )
-        raise DamagedError(f"{sample.shard}: {names}", str(error), verify_command(dataset.url)) from error
+        if isinstance(dataset.storage, LocalStorage):
+            raise DamagedError(where, str(error), verify_command(dataset.url)) from error
+        # A network that is down is no damage, and no reason to train on other clips.
+        raise ValueError(
+            f"{where}: {error}; once that place is in order, the same command continues"
+        ) from error
 
 
 def _decode(
@@ -90,13 +103,11 @@ def read_member(dataset: Dataset, sample: Sample, member: Member) -> bytes:
     """The bytes of a member, checked.
 
     Raises:
-        DamagedError: They cannot be read, or are not what was packed.
+        DamagedError: They are not what was packed.
+        ValueError: They cannot be had over the network.
     """
-    where, fix = f"{sample.shard}: {member.name}", verify_command(dataset.url)
-    try:
-        data = dataset.storage.read(sample.shard, member.offset, member.offset + member.size)
-    except StorageError as error:
-        raise DamagedError(where, str(error), fix) from error
+    data = _bytes(dataset, sample, member.name, member.offset, member.offset + member.size)
     if zlib.crc32(data) != member.crc32:
-        raise DamagedError(where, f"CRC32 is {zlib.crc32(data):08x}, not {member.crc32:08x} as packed", fix)
+        what = f"CRC32 is {zlib.crc32(data):08x}, not {member.crc32:08x} as packed"
+        raise DamagedError(f"{sample.shard}: {member.name}", what, verify_command(dataset.url))
     return data

@@ -21,6 +21,7 @@ from shards.manifest import Dataset, load
 from shards.order import sample_generator
 from shards.reader import read_clip
 from shards.records import Sample
+from shards.storage.errors import StorageError
 from shards.stream import DamagePolicy, Stream
 from shards.visits import Plan, Shapes
 
@@ -458,6 +459,25 @@ def test_a_damaged_clip_is_replaced_by_the_same_one_everywhere(
         assert np.array_equal(np.concatenate([hr for hr, _ in parts]), expected_hr)
         assert {stream.stream_hash for stream in streams} == {expected_hash}
         assert set().union(*(stream.damaged for stream in streams)) == {key}
+
+
+def test_a_network_that_is_down_is_no_damage(mixed: Dataset) -> None:
+    class Down:
+        """Stands for a network storage that has given up."""
+
+        url = "https://data.lab/mixed"
+
+        def read(self, file: str, start: int, stop: int) -> bytes:
+            raise StorageError("no answer in 30 s, tried 5 times")
+
+    unreachable = replace(mixed, storage=Down())
+    for threads in (0, 2):
+        stream = make(unreachable, 7, threads=threads, damage=DamagePolicy("substitute", budget=1.0))
+        with pytest.raises(
+            ValueError, match=r"train-000000.tar: .*no answer in 30 s.*the same command continues"
+        ):
+            stream.next_batch()
+        assert not stream.damaged
 
 
 def test_more_damage_than_the_budget_is_raised(broken: tuple[Dataset, str]) -> None:
