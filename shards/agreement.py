@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -157,16 +157,24 @@ def split_in_name(shard: str) -> str:
     return splits.pop() if len(splits) == 1 else ""
 
 
-def near_duplicates(found: Sequence[Found]) -> tuple[NearDuplicate, ...]:
-    """Clips of different splits that show nearly the same, the most similar ones where there are very many."""
+def near_duplicates(
+    found: Sequence[Found], *, on_compared: Callable[[str], None]
+) -> tuple[NearDuplicate, ...]:
+    """Clips of different splits that show nearly the same, the most similar ones where there are very many.
+
+    `on_compared` is called with what is compared just now, in words.
+    """
     stacks = {}
     for split in SPLITS:
         some = sorted((one for one in found if one.sample.split == split), key=lambda one: one.sample.key)
         stacks[split] = stack([one.sample.key for one in some], [one.thumbnails for one in some])
-    leaks = {
-        (learnt, held): compare(stacks[learnt], stacks[held], on_block=lambda _done, _total: None)
-        for learnt, held in COMPARISONS
-    }
+    leaks = {}
+    for learnt, held in COMPARISONS:
+
+        def on_block(done: int, total: int, names: str = f"{learnt} with {held}") -> None:
+            on_compared(f"{names}, {done} of {total}")
+
+        leaks[learnt, held] = compare(stacks[learnt], stacks[held], on_block=on_block)
     return merged(leaks)[0]
 
 

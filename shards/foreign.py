@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 from shards.agreement import (
-    Found,
     SplitChoice,
     agreeing,
     check_choice,
@@ -29,7 +28,7 @@ from shards.agreement import (
 )
 from shards.grouping import RoleChoice
 from shards.manifest import DATASET_FILE, INDEX_FILE, Dataset, Description, load, save
-from shards.records import SPLITS, Rejected, Sample, Shard
+from shards.records import SPLITS, NearDuplicate, Rejected, Sample, Shard
 from shards.scan import COMPRESSED
 from shards.survey import Survey, damage_of, packed_profile, survey
 from shards.workers import WorkerDiedError, refuse_in_a_starting_worker, run_all
@@ -64,12 +63,16 @@ class IndexOptions:
     """Of a damaged tar, use what stands in front of the damage."""
     jobs: int | None = None
     """Processes; None: as many as there are cores, one where there is little to read."""
+    check_leaks: bool = True
+    """Compare all clips of different splits, which takes hours for a million of them."""
 
 
 @dataclass(frozen=True)
 class IndexProgress:
-    """Bytes of tars done of all, and the tar just done."""
+    """Bytes of tars done of all, and what was just done."""
 
+    phase: str
+    """"reading" tars, or "checking" the splits for leaks."""
     done: int
     total: int
     current: str
@@ -88,7 +91,7 @@ def index_foreign(
     Args:
         root: Folder with the tars, not in subfolders.
         options: Splits, roles, and what to do about damage.
-        on_progress: Called after each tar.
+        on_progress: Called after each tar and block of comparisons.
 
     Raises:
         ValueError: There are no tars, or compressed or damaged ones, or an index already, or no usable sample.
@@ -118,16 +121,23 @@ def index_foreign(
     if not found:
         raise ValueError(_nothing_usable(root, rejected))
     found, rule = with_splits(found, options.splits)
-    return _write(root, surveys, found, rejected, rule)
+    size = sum(one.size for one in surveys)
+    leaks = ()
+    if options.check_leaks:
+        leaks = near_duplicates(
+            found, on_compared=lambda what: on_progress(IndexProgress("checking", size, size, what))
+        )
+    return _write(root, surveys, [one.sample for one in found], rejected, leaks, rule)
 
 
 def _tars(root: Path, *, force: bool) -> list[Path]:
     """All tars of the folder, by name."""
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; name the one that holds the tars")
-    if (root / DATASET_FILE).exists() and not force:
+    there = [name for name in (DATASET_FILE, INDEX_FILE) if (root / name).exists()]
+    if there and not force:
         raise ValueError(
-            f"{root}: has a {DATASET_FILE} already; replace it with --force, which leaves the tars as they are"
+            f"{root}: has a file {there[0]} already; replace it with --force, which leaves the tars as they are"
         )
     names = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     compressed = [name for name in names if name.lower().endswith(COMPRESSED_ENDINGS)]
@@ -185,14 +195,18 @@ def _survey_all(
     for number, one in run_all(partial(survey, choice=roles), tars, jobs=jobs):
         surveys[number] = one
         done += one.size
-        on_progress(IndexProgress(done, total, one.file))
+        on_progress(IndexProgress("reading", done, total, one.file))
     return [surveys[number] for number in range(len(tars))]
 
 
 def _write(
-    root: Path, surveys: Sequence[Survey], found: Sequence[Found], rejected: Sequence[Rejected], rule: str
+    root: Path,
+    surveys: Sequence[Survey],
+    samples: Sequence[Sample],
+    rejected: Sequence[Rejected],
+    leaks: tuple[NearDuplicate, ...],
+    rule: str,
 ) -> Dataset:
-    samples = [one.sample for one in found]
     counts = Counter((sample.shard, sample.split) for sample in samples)
     shards = [_shard(one, {split: counts[one.file, split] for split in SPLITS}) for one in surveys]
     shards.sort(key=lambda shard: (SPLITS.index(shard.split), shard.file))
@@ -203,7 +217,7 @@ def _write(
         profile=packed_profile(samples) if packed_here else FOREIGN,
         lr_scale=shape_of(samples[0])[1],
         rejected=tuple(rejected),
-        near_duplicates=near_duplicates(found),
+        near_duplicates=leaks,
         warnings=tuple(remark for one in surveys for remark in one.remarks[:MAX_NAMED]),
     )
     try:

@@ -166,7 +166,7 @@ class _Grouping:
     def problem(self, problem: Problem) -> None:
         if problem.fatal:
             self.grouped.damage = problem
-            if self.current is not None:
+            if self.current is not None and problem.kind != "behind":
                 self.reject(self.current.key, f"may be incomplete: {problem.what}")
             return
         divided = split_name(problem.name)

@@ -25,9 +25,7 @@ from shards.splits import DEFAULT_FRACTIONS, SplitPlan, plan
 from shards.spool import PartSettings, PartSummary, PartTask, clear, make_part
 from shards.staging import NEW, SPOOL, commit, staged
 from shards.workers import WorkerDiedError, refuse_in_a_starting_worker, run_all
-from shards.writing import Journal, ShardPlan, sample_json, write_shards
-
-__all__ = ["PackInterrupted", "PackOptions", "PackProgress", "pack", "sample_json"]
+from shards.writing import Journal, ShardPlan, write_shards
 
 SIZES = {"png-banded": 0.58, "png-keep": 0.3, "raw": 1.0, "webp": 0.39}
 """About how large pictures become, as a share of 8-bit RGB. Measured on 100 photographs of BSDS500, where the PNGs
@@ -338,11 +336,11 @@ def _explained(out: Path, work: _Packing) -> Iterator[None]:
             f"(--jobs {max(1, work.jobs // 2)})"
         ) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ValueError(
-            f"{out}: the disk is full ({error.strerror}); {kept}: free some space and run the same command again"
-        ) from error
+        reason = error.strerror or str(error)
+        what, fix = f"cannot be written ({reason}: {error.filename or work.folder})", "correct that"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what, fix = f"the disk is full ({reason})", "free some space"
+        raise ValueError(f"{out}: {what}; {kept}: {fix} and run the same command again") from error
 
 
 def _order(rejected: Rejected) -> tuple[str, str]:

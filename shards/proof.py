@@ -1,11 +1,11 @@
 """Proves one member of a tar against the index: checksum, header, bands, and if wanted its pixels."""
 
 import os
-import zlib
 from collections.abc import Iterator
 
 from shards.banded import find_bands
 from shards.decode import PNG_END_BYTES, decode_member, picture_header
+from shards.inflate import crc32
 from shards.picture import UnusablePictureError
 from shards.records import Member
 from shards.survey import CHUNK, MAX_PICTURE_BYTES
@@ -30,15 +30,15 @@ def prove_member(descriptor: int, member: Member, *, deep: bool, expected: bytes
     is_picture = member.role != "other"
     if is_picture and member.size > MAX_PICTURE_BYTES:
         raise MismatchError(f"{member.size} bytes are too many for a picture")
-    crc32 = 0
+    checksum = 0
     data = bytearray()
     for chunk in _chunks(descriptor, member):
-        crc32 = zlib.crc32(chunk, crc32)
+        checksum = crc32(chunk, checksum)
         if is_picture:
             data += chunk
-    if crc32 != member.crc32:
-        raise MismatchError(f"CRC32 is {crc32:08x}, not {member.crc32:08x} as in the index")
-    if expected is not None and zlib.crc32(expected) != crc32:
+    if checksum != member.crc32:
+        raise MismatchError(f"CRC32 is {checksum:08x}, not {member.crc32:08x} as in the index")
+    if expected is not None and crc32(expected) != checksum:
         raise MismatchError("its JSON is not what the index says of the sample")
     if is_picture:
         try:
@@ -69,7 +69,7 @@ def _prove_picture(data: bytes, member: Member, *, deep: bool) -> None:
     end = member.size - PNG_END_BYTES if member.kind == "png" else member.size
     stops = [*(band.start for band in member.bands[1:]), end]
     for band, stop in zip(member.bands, stops, strict=False):
-        if zlib.crc32(data[band.start : stop]) != band.crc32:
+        if crc32(data[band.start : stop]) != band.crc32:
             raise MismatchError(f"the index has another checksum for the band at byte {band.start}")
     if deep:
         _prove_pixels(data, member)

@@ -68,7 +68,8 @@ class Problem:
     fatal: bool = False
     """Nothing behind it can be read."""
     kind: str = "damage"
-    """"damage", "name" (not safe to use), "repeated" (a second of that name), "type" (no regular file)."""
+    """"damage", "behind" (the end mark; all in front of it is whole), "name" (not safe to use), "repeated" (a second
+    one of that name), or "type" (no regular file)."""
 
 
 @dataclass(slots=True)
@@ -91,9 +92,9 @@ class _Extension:
 
 
 class _DamageError(Exception):
-    def __init__(self, offset: int, what: str, name: str = "") -> None:
+    def __init__(self, offset: int, what: str, name: str = "", kind: str = "damage") -> None:
         super().__init__(what)
-        self.problem = Problem(offset, what, name, fatal=True)
+        self.problem = Problem(offset, what, name, fatal=True, kind=kind)
 
 
 def scan(path: Path) -> Iterator[Entry | Problem]:
@@ -192,6 +193,7 @@ class _Tar:
                     at,
                     f"bytes follow the end mark, from byte {at} to {self.total}, which no tar reader sees "
                     "(tars joined without removing the end marks?)",
+                    kind="behind",
                 )
             self.position += len(chunk)
 

@@ -21,7 +21,7 @@ def staged(out: Path, identity: str) -> Iterator[Path]:
     exception left something in the spool that a later process can go on with.
 
     Raises:
-        ValueError: Another process is at work on the same `out`.
+        ValueError: Another process is at work on the same `out`, or its parent cannot be written.
     """
     folder = out.parent / f".{out.name}.packing"
     with _locked(folder, out):
@@ -58,16 +58,28 @@ def sync_folder(folder: Path) -> None:
 @contextmanager
 def _locked(folder: Path, out: Path) -> Iterator[None]:
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock = (folder / "lock").open("w")
-        except FileNotFoundError:
-            continue  # The process that was just finishing removed the folder.
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _opened(folder / "lock")
+        except OSError as error:
+            raise ValueError(
+                f"{out}: its folder cannot be written ({error.strerror}: {error.filename}); choose another place"
+            ) from error
+        if lock is None:
+            continue
         with lock:
             _take(lock, folder, out)
             if _is_current(lock, folder / "lock"):
                 yield
                 return
+
+
+def _opened(lock: Path) -> TextIO | None:
+    """None where another process that is just finishing has removed the folder again."""
+    try:
+        return lock.open("w")
+    except FileNotFoundError:
+        return None
 
 
 def _take(lock: TextIO, folder: Path, out: Path) -> None:

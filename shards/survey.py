@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from shards.grouping import (
     kind_of,
     roles_of,
 )
+from shards.inflate import crc32
 from shards.leaks import thumbnail
 from shards.picture import MIN_SIDE, UnusablePictureError
 from shards.records import SPLITS, Member, Rejected, Sample
@@ -30,6 +30,8 @@ from shards.scan import Entry, scan, shown
 MAX_PICTURE_BYTES = 2**30
 """Encoded. A larger picture could not be decoded within `shards.picture.MAX_PIXELS`."""
 MAX_JSON_BYTES = 2**20
+MAX_SOURCE = 1000
+"""Letters of the source that somebody's JSON names."""
 CHUNK = 2**20
 MAX_NAMED = 20
 """Members of a tar that belong to no sample and are named one by one."""
@@ -109,7 +111,7 @@ class Sequential:
         """Of the next bytes."""
         value = 0
         for chunk in self.chunks(size):
-            value = zlib.crc32(chunk, value)
+            value = crc32(chunk, value)
         return value
 
     def sha256(self) -> str:
@@ -205,7 +207,7 @@ def _sample(
                 thumbnails[entry.name] = thumbnail(rgb)
         elif entry.name == f"{sample.key}.json" and entry.size <= MAX_JSON_BYTES:
             data = file.read(entry.size)
-            members[entry.name] = _other(entry, zlib.crc32(data))
+            members[entry.name] = _other(entry, crc32(data))
             tail, remark = _read_tail(data, sample.key)
         else:
             members[entry.name] = _other(entry, file.crc32(entry.size))
@@ -233,7 +235,7 @@ def _picture(file: Sequential, entry: Entry, role: str) -> tuple[Member, np.ndar
         if role == "frame" and min(width, height) < MIN_SIDE:
             raise UnusablePictureError(f"smaller than {MIN_SIDE} px ({width}x{height})")
         member = Member(
-            entry.name, entry.offset, entry.size, zlib.crc32(data), kind, role, width, height, channels
+            entry.name, entry.offset, entry.size, crc32(data), kind, role, width, height, channels
         )
         rgb = decode_member(memoryview(data), member, None)
         found = find_bands(data)
@@ -242,8 +244,8 @@ def _picture(file: Sequential, entry: Entry, role: str) -> tuple[Member, np.ndar
     return (member if found is None else replace(member, band_height=found[0], bands=found[1])), rgb
 
 
-def _other(entry: Entry, crc32: int) -> Member:
-    return Member(entry.name, entry.offset, entry.size, crc32, kind_of(entry.name), "other")
+def _other(entry: Entry, checksum: int) -> Member:
+    return Member(entry.name, entry.offset, entry.size, checksum, kind_of(entry.name), "other")
 
 
 def _check_sizes(frames: list[Member], lr: list[Member]) -> None:
@@ -291,7 +293,9 @@ def _read_tail(data: bytes, key: str) -> tuple[_Tail, str]:
     split, notes = row.get("split"), row.get("notes")
     # Only samples that were packed here say all of this.
     if row.get("key") != key or split not in SPLITS or not isinstance(notes, list):
-        return _Tail(row["source"]), ""
+        if row["source"].isprintable() and len(row["source"]) <= MAX_SOURCE:
+            return _Tail(row["source"]), ""
+        return _Tail(), "its source is no short text on one line, so the key is taken instead"
     return _Tail(row["source"], split, tuple(note for note in notes if _is_text(note))), ""
 
 

@@ -1,6 +1,5 @@
 """Finds all damage of a packed or indexed data set."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +24,7 @@ from shards.records import Member, Sample, Shard, parse_shard
 from shards.scan import Entry, Problem, scan, shown
 from shards.storage import open_storage
 from shards.storage.local import LocalStorage
+from shards.tars import sha256_of
 from shards.workers import WorkerDiedError, run_all
 from shards.writing import sample_json
 
@@ -202,7 +202,7 @@ def _check_shard(task: _Task) -> list[tuple[str, str]]:
         word = "truncated" if size < task.shard.size else "too long"
         whats.append((file, f"{word}: {size} of {task.shard.size} bytes"))
     parts = list(scan(path))
-    is_same = _sha256_of(path) == task.shard.sha256
+    is_same = sha256_of(path) == task.shard.sha256
     # What was wrong with the tar of somebody else was told when it was indexed.
     if not (is_foreign and is_same):
         whats += [(file, part.what) for part in parts if isinstance(part, Problem)]
@@ -266,8 +266,3 @@ def _check_members(
                 except MismatchError as error:
                     whats.append((f"{path.name}: {shown(member.name)}", str(error)))
     return whats
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import statistics
 import subprocess
@@ -76,7 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--timed", type=int, default=64, help="samples timed in each case, for each worker")
     parser.add_argument("--folder", type=Path, help="keeps the data here for the next run")
-    parser.add_argument("--only", default="", help="only loaders whose name contains this")
+    parser.add_argument("--only", default="", help="only loaders whose name this pattern finds")
     parser.add_argument("--step", choices=("build", "check", "measure"), help=argparse.SUPPRESS)
     parser.add_argument("--name", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -90,7 +91,7 @@ def _compared(work: Work, arguments: argparse.Namespace) -> dict[str, Any]:
     for store in OUR_STORES:  # Another version of this program may have written them.
         shutil.rmtree(work.store(store), ignore_errors=True)
     missing = {name: _missing(loader.needs) for name, loader in LOADERS.items()}
-    chosen = [name for name in LOADERS if arguments.only in name and not missing[name]]
+    chosen = [name for name in LOADERS if re.search(arguments.only, name) and not missing[name]]
     failed = _prepared(work, chosen)
     names = [name for name in chosen if name not in failed]
     with_picture = "ours png-banded" in names and importlib.util.find_spec("cv2") is not None

@@ -125,7 +125,7 @@ def test_the_first_sweep_is_the_lines_it_says(checkout: Path, tmp_path: Path) ->
 
 
 def test_every_command_of_the_list_exists() -> None:
-    commands = re.findall(r"^\| `srloss ([a-z]+(?: [a-z]+)?)", README, re.MULTILINE)
+    commands = re.findall(r"^\| `srloss ([a-z-]+(?: [a-z-]+)?)", README, re.MULTILINE)
     assert len(commands) >= 12
     for command in commands:
         done = subprocess.run(

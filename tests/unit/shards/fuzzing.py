@@ -4,6 +4,7 @@ To repeat a case: `python -m tests.unit.shards.fuzzing TARGET SEED 0`.
 """
 
 import contextlib
+import copy
 import hashlib
 import io
 import json
@@ -367,14 +368,16 @@ def _edit_json(random: random.Random, value: Any) -> None:
         case 1 if isinstance(container, list):
             container.insert(key, container[key])
         case _:
-            container[key] = random.choice(ODD_VALUES)
+            container[key] = copy.deepcopy(random.choice(ODD_VALUES))
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def _places(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
+    if depth > 20:
+        return
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in list(pairs):
         yield value, key
-        yield from _places(inner)
+        yield from _places(inner, depth + 1)
 
 
 # --- Pictures ---------------------------------------------------------------------------------------------------

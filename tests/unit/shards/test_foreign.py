@@ -315,14 +315,15 @@ def test_the_source_is_what_the_json_says(tmp_path: Path) -> None:
         "c": b'{"source": 5}',
         "d": b"[" * 100_000,
         "e": b'{"source": "\\ud800"}',
+        "g": b'{"source": "\\u001b[2J"}',
         "f": b'{"source": "x", "pad": "' + b"x" * 2**20 + b'"}',
     }
     members = [
         pair for n, key in enumerate(tails) for pair in [*clip(key, 1, seed=n), (f"{key}.json", tails[key])]
     ]
     dataset = of_members(tmp_path, members)
-    assert [sample.source for sample in dataset.samples] == ["video 1", "b", "c", "d", "e", "f"]
-    assert [text.split(": ")[1] for text in dataset.description.warnings] == ["b.json", "d.json"]
+    assert [sample.source for sample in dataset.samples] == ["video 1", "b", "c", "d", "e", "f", "g"]
+    assert [text.split(": ")[1] for text in dataset.description.warnings] == ["b.json", "d.json", "g.json"]
 
 
 def with_damage(data: bytes) -> dict[str, bytes]:
@@ -349,6 +350,15 @@ def test_a_damaged_tar_is_an_error_or_gives_what_stands_in_front(tmp_path: Path,
     assert keys(dataset) == ["clip0", "clip1"]
     assert "may be incomplete" in reasons(dataset)["some.tar: clip2"]
     assert what in reasons(dataset)["some.tar"]
+
+
+def test_what_stands_in_front_of_the_end_mark_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "some.tar").write_bytes(tar_bytes(clips(2)) + tar_bytes(clip("lost", 3, seed=9)))
+    with pytest.raises(ValueError, match=r"bytes follow the end mark.*tars joined"):
+        indexed(tmp_path)
+    dataset = indexed(tmp_path, keep_going=True)
+    assert keys(dataset) == ["clip0", "clip1"]
+    assert reasons(dataset).keys() == {"some.tar"}
 
 
 def test_all_damaged_tars_are_named_at_once(tmp_path: Path) -> None:
@@ -412,6 +422,8 @@ def test_near_duplicates_across_splits_are_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "test-0.tar", [("c.jpg", files[1])])
     (pair,) = indexed(tmp_path, splits=SplitChoice()).description.near_duplicates
     assert (pair.first, pair.second) == ("a", "c")
+    unchecked = indexed(tmp_path, splits=SplitChoice(), check_leaks=False, force=True)
+    assert unchecked.description.near_duplicates == ()
 
 
 @pytest.mark.parametrize(
@@ -528,7 +540,8 @@ def test_several_processes_find_the_same(tmp_path: Path) -> None:
     together = index_foreign(tmp_path, options, on_progress=calls.append)
     assert together.samples == alone.samples
     assert together.description == alone.description
-    assert sorted(call.current for call in calls) == [f"train-{number}.tar" for number in range(3)]
+    reading = [call.current for call in calls if call.phase == "reading"]
+    assert sorted(reading) == [f"train-{number}.tar" for number in range(3)]
     assert calls[-1].done == calls[-1].total == sum(shard.size for shard in alone.shards)
 
 
@@ -544,11 +557,18 @@ def test_tars_are_never_changed(tmp_path: Path) -> None:
 
 def test_an_index_is_replaced_only_by_force(tmp_path: Path) -> None:
     of_members(tmp_path, clips(2))
-    with pytest.raises(ValueError, match=r"has a dataset.json already; replace it with --force"):
+    with pytest.raises(ValueError, match=r"has a file dataset.json already; replace it with --force"):
         indexed(tmp_path)
     write_tar(tmp_path / "some.tar", clips(3))
     assert len(indexed(tmp_path, force=True).samples) == 3
     assert len(load(tmp_path).samples) == 3
+
+
+def test_a_lone_index_file_counts_as_one_too(tmp_path: Path) -> None:
+    (tmp_path / "index.bin").write_bytes(b"somebody's")
+    with pytest.raises(ValueError, match=r"has a file index.bin already"):
+        of_members(tmp_path, clips(2))
+    assert (tmp_path / "index.bin").read_bytes() == b"somebody's"
 
 
 def test_a_failure_leaves_the_old_index(tmp_path: Path) -> None:

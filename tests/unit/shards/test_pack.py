@@ -1,5 +1,6 @@
 """What goes in comes out, in plain tars, the same every time; what does not go in is named."""
 
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from shards.keys import keys_for
 from shards.manifest import Dataset, load
 from shards.pack import PackInterrupted, PackOptions, PackProgress, pack
 from shards.picture import UnusablePictureError
+from shards.profiles import PROFILES
 from shards.reader import read_clip
 from shards.records import Rejected
 from shards.sources.base import RawClip
@@ -585,3 +587,57 @@ def test_warnings_are_told_at_once_and_written_down(pack_items: Callable, tmp_pa
         on_progress=lambda _: told.append("progress") if "progress" not in told else None,
     )  # fmt: skip
     assert told == [text, "progress"]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_gives_the_same_pixels_back(pack_items: Callable, profile: str) -> None:
+    clip = noise_clip("a", frames=3, width=70, height=90, lr_scale=2)
+    dataset = pack_items(array_item("a", clip), listing={"lr_scale": 2}, profile=profile)
+    assert dataset.description.profile == profile
+    for role, frames in (("frame", clip.frames), ("lr", clip.lr_frames)):
+        wanted = np.stack([frame.rgb for frame in frames]).transpose(0, 3, 1, 2)
+        assert np.array_equal(clip_of(dataset, "a", role), wanted)
+    (note,) = dataset.samples[0].notes if profile == "png-keep" else ("stored as png-banded",)
+    assert note.startswith("stored as png-banded")
+
+
+def test_kept_files_are_kept_to_the_byte(save: Callable, pack_folder: Callable, tmp_path: Path) -> None:
+    save("a.png")
+    dataset = pack_folder(profile="png-keep")
+    member = dataset.samples[0].members[0]
+    with (dataset.root / dataset.shards[0].file).open("rb") as file:
+        file.seek(member.offset)
+        assert file.read(member.size) == (tmp_path / "pictures" / "a.png").read_bytes()
+
+
+def test_a_disk_that_fills_up_is_explained_and_the_rest_is_kept(
+    pack_items: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [array_item(name) for name in "abc"]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shards.tars.ShardWriter.add", full)
+        with pytest.raises(ValueError, match=r"disk is full .*\.out\.packing keeps .*run the same command"):
+            pack_items(*items)
+    assert len(list((tmp_path / ".out.packing" / "spool").glob("*.bin"))) == 3
+    assert len(pack_items(*items).samples) == 3
+
+
+def test_other_errors_of_the_disk_are_told_from_a_full_one(
+    pack_items: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("shards.tars.ShardWriter.add", broken)
+    with pytest.raises(ValueError, match=r"cannot be written .Input/output error: .*run the same command"):
+        pack_items(array_item("a"))
+
+
+def test_a_place_that_cannot_be_made_is_refused(pack_items: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"its folder cannot be written .Not a directory"):
+        pack_items(array_item("a"), out="file/out")
