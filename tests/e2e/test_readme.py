@@ -57,7 +57,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_demo_is_one_command(checkout: Path) -> None:
     assert "make demo " in block("Two commands")
-    text = bash("make --old-file=pyproject.toml demo", checkout)
+    text = bash("make --old-file=.venv/.installed demo", checkout)
     for step in (
         "[1/5] data:",
         "[2/5] sweep:",
