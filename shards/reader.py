@@ -44,18 +44,26 @@ def read_clip(
         ValueError: It cannot be had over the network.
     """
     members = [member for member in sample.members if member.role == role]
+    if not members:
+        raise ValueError(f"{sample.shard}: {sample.key}: holds no pictures of role {role!r}")
     spans: list[_Span] = []
     for member in members:
         start, stop = span_of(member, window)
         spans.append(_Span(member, member.offset + start, member.offset + stop))
-    height, width = (window.height, window.width) if window else (members[0].height, members[0].width)
-    frames = np.empty((len(members), 3, height, width), np.uint8)
+    frames = np.empty(0, np.uint8)
     number = 0
     for group in _groups(spans):
         data = memoryview(_read(dataset, sample, group))
         for span in group:
             part = data[span.start - group[0].start : span.stop - group[0].start]
-            frames[number] = _decode(dataset, sample, span, part, window).transpose(2, 0, 1)
+            pixels = _decode(dataset, sample, span, part, window)
+            if number == 0:
+                # Not earlier: an index may claim any size, which decoding the first one has proved.
+                frames = np.empty((len(members), 3, *pixels.shape[:2]), np.uint8)
+            elif pixels.shape[:2] != frames.shape[2:]:
+                where = f"{sample.shard}: {span.member.name}"
+                raise DamagedError(where, "not of the size of the others", verify_command(dataset.url))
+            frames[number] = pixels.transpose(2, 0, 1)
             number += 1
     return frames
 

@@ -20,7 +20,7 @@ from shards.manifest import (
     read_head,
 )
 from shards.proof import MismatchError, prove_member
-from shards.records import Member, Sample, Shard, parse_shard
+from shards.records import SPLITS, Member, Sample, Shard, parse_shard
 from shards.scan import Entry, Problem, scan, shown
 from shards.storage import open_storage
 from shards.storage.local import LocalStorage
@@ -176,6 +176,7 @@ def _extra_files(root: Path, shards: Sequence[Shard], *, only_tars: bool) -> lis
     known = {DATASET_FILE, INDEX_FILE, *(shard.file for shard in shards)}
     # What `shards.export` puts there.
     known |= {f"{name}.idx" for shard in shards for name in (shard.file, Path(shard.file).stem)}
+    known |= {f"{split}.wids.json" for split in SPLITS}
     names = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     return [
         Finding(name, f"extra: {DATASET_FILE} does not know it", REMOVE)
