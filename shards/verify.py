@@ -1,5 +1,6 @@
 """Finds all damage of a packed or indexed data set."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -231,9 +232,12 @@ def _check_places(
     whats = [(file, f"missing member: {shown(name)}") for name in missing]
     whats += [(file, f"extra member: {shown(name)}") for name in extra]
     moved = [m for m in members if m.name in places and (m.offset, m.size) != _place(places[m.name])]
+    if len(expected) < len(members):
+        name = next(name for name, count in Counter(m.name for m in members).items() if count > 1)
+        return [*whats, (file, f"the index lists member {shown(name)} twice")]
     found = [entry.name for entry in entries if entry.name in expected]
     if not missing and not extra and is_whole and found != [member.name for member in members]:
-        first = next(name for name, m in zip(found, members, strict=False) if name != m.name)
+        first = next(name for name, m in zip(found, members, strict=True) if name != m.name)
         whats.append((file, f"members in another order than packed, from {shown(first)} on"))
     elif not missing and not extra:
         for member in moved:

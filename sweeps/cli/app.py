@@ -185,9 +185,11 @@ def run() -> None:
     """Runs the command line; a user's mistake is a message, an interruption has its own exit code."""
     try:
         app()
-    except KeyboardInterrupt as error:
-        sys.stderr.write(f"{str(error) or 'interrupted; what was finished is kept'}\n")
-        sys.exit(130)
+    except SystemExit as ended:
+        # Typer turns an interruption into this, and says nothing.
+        if interruption := _interruption_behind(ended):
+            sys.stderr.write(f"{str(interruption) or 'interrupted; what was finished is kept'}\n")
+        raise
     except (ValueError, OSError) as error:
         if os.environ.get("SRLOSS_DEBUG"):
             traceback.print_exc()
@@ -195,3 +197,9 @@ def run() -> None:
         from sr.configfile import ConfigError
 
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _interruption_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error

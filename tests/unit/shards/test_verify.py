@@ -389,6 +389,12 @@ def test_frames_of_several_sizes_are_found(tmp_path: Path, pack_items: Callable[
     assert any("frames of several sizes" in f.what for f in findings(packed))
 
 
+def test_a_member_twice_in_the_index_is_found(copy: Dataset) -> None:
+    sample = copy.samples[2]
+    save_again(copy, replace(sample, members=(sample.members[0], *sample.members)))
+    assert any(f.what == "the index lists member train_2.im1.png twice" for f in findings(copy))
+
+
 def test_a_key_twice_is_found(copy: Dataset) -> None:
     index = copy.samples
     rows = index.rows.copy()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from tests.conftest import tiny_trial
 
@@ -228,3 +232,29 @@ def test_doctor_answers_in_words_and_json(srloss: Srloss, photos: Path) -> None:
     assert {check["status"] for check in checks} <= {"ok", "warning", "problem"}
     assert any("torch" in check["name"].lower() for check in checks)
     assert srloss("doctor").out
+
+
+def test_an_interrupted_packing_says_how_to_go_on(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(400):
+        pixels = np.random.default_rng(number).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{number}.png", compress_level=0)
+    command = [SRLOSS, "shard", "pack", "folder", pictures, tmp_path / "out"]
+    # Shells ignore SIGINT for background commands, and children inherit it.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )
+    spool = tmp_path / ".out.packing"
+    while process.poll() is None and not list(spool.glob("**/*.json")):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "of 400 items encoded" in said
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
