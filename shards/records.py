@@ -58,7 +58,7 @@ class Sample:
     shard: str
     """File name of the tar, relative to the data set's folder."""
     members: tuple[Member, ...]
-    """All of it, in the order of the tar."""
+    """All of it, in the order of the tar, except that frames stand in the order of time."""
     notes: tuple[str, ...] = ()
     """What was converted when it was packed."""
 

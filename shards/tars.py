@@ -4,21 +4,11 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 BLOCK = 512
 RECORD = 20 * BLOCK
 """Tar files are padded to a multiple of this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What a tar header says of a member; `offset` is where its data begins."""
-
-    name: str
-    offset: int
-    size: int
 
 
 def offsets(position: int, sizes: Iterable[int]) -> tuple[list[int], int]:
@@ -65,32 +55,6 @@ class ShardWriter:
         self._file.write(data)
         self._sha256.update(data)
         self._position += len(data)
-
-
-def walk(path: Path) -> tuple[list[Entry], str | None]:
-    """All members of a tar by its headers, and what ended the walk early, None where nothing did.
-
-    Python's tarfile takes a damaged header for the end of the file, so it is not used for this.
-    """
-    entries: list[Entry] = []
-    total = path.stat().st_size
-    with path.open("rb") as file:
-        while True:
-            position = file.tell()
-            block = file.read(BLOCK)
-            if len(block) < BLOCK:
-                return entries, f"truncated: ends at byte {total} without the end mark of a tar"
-            if not any(block):
-                return entries, None
-            try:
-                info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            except tarfile.HeaderError:
-                return entries, f"damaged tar header at byte {position}"
-            end = position + BLOCK + _padded(info.size)
-            if info.size < 0 or end > total:
-                return entries, f"truncated: member {info.name} reaches to byte {end} of {total}"
-            entries.append(Entry(info.name, position + BLOCK, info.size))
-            file.seek(end)
 
 
 def sha256_of(path: Path) -> str:

@@ -15,7 +15,8 @@ import pytest
 from shards.export import export_index
 from shards.foreign import IndexOptions, index_foreign
 from shards.index import Index, tables_to_bytes
-from shards.manifest import Dataset, load, save
+from shards.manifest import DamagedError, Dataset, load, save
+from shards.reader import read_clip
 from shards.records import Sample
 from shards.tars import sha256_of
 from shards.verify import Finding, VerifyProgress, verify
@@ -371,6 +372,21 @@ def test_an_index_that_points_elsewhere_is_found_even_with_a_right_sha256(copy: 
     assert len(found) == len(all_found), "one damage was told twice"
     assert any("another order" in what for what in found.values()) or len(found) == 2
     assert "reaches to byte" in found["train_1.im1.png"] or "the index says" in found["train_1.im1.png"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("height", 2**32 - 1), ("width", 2**31), ("size", 2**40), ("offset", 2**45)]
+)
+def test_an_index_that_asks_for_terabytes_gets_none(copy: Dataset, column: str, value: int) -> None:
+    index = copy.samples
+    members = index.members.copy()
+    members[column][0] = value
+    tables = {"samples": index.rows, "members": members, "bands": index.bands, "strings": index.strings}
+    changed = Index(tables_to_bytes(tables), [shard.file for shard in copy.shards])
+    save(copy.root, copy.description, copy.shards, changed)
+    assert findings(copy)
+    with pytest.raises(DamagedError):
+        read_clip(load(copy.root), load(copy.root).samples[0])
 
 
 def test_frames_of_several_sizes_are_found(tmp_path: Path, pack_items: Callable[..., Dataset]) -> None:
