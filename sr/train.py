@@ -98,6 +98,7 @@ def _train(parts: _Parts, attempt: int, ledger: Ledger, report: Report) -> Statu
     progress = parts.progress
     ledger.set_status(Status(State.RUNNING, step=progress.step, seconds=progress.seconds, attempt=attempt))
     clock = _Clock(progress)
+    metrics: dict[str, float] | None = None
     try:
         while progress.step < config.training.steps and not parts.engine.agree(_met_cap(parts, clock)):
             _one_step(parts, ledger, clock)
@@ -109,7 +110,7 @@ def _train(parts: _Parts, attempt: int, ledger: Ledger, report: Report) -> Statu
             # Before the report: whoever hears of a validation may stop the trial there, and kill its process.
             if progress.step % config.training.checkpoint_every == 0 or metrics is not None:
                 _save(parts, ledger, clock)
-            if metrics is not None:
+            if metrics is not None and not is_last:
                 report(metrics)
     except SystemExit:
         # Only `report` raises it, so everything is saved.
@@ -118,7 +119,7 @@ def _train(parts: _Parts, attempt: int, ledger: Ledger, report: Report) -> Statu
         raise
     met_cap = progress.step < config.training.steps
     if met_cap:
-        _validate(parts, ledger, clock)
+        metrics = _validate(parts, ledger, clock)
         _save(parts, ledger, clock)
     reason = (
         f"wall-time cap of {config.training.max_seconds:g} s at step {progress.step} of {config.training.steps}"
@@ -129,6 +130,9 @@ def _train(parts: _Parts, attempt: int, ledger: Ledger, report: Report) -> Statu
         _status(parts, attempt, clock, State.FINISHED, reason), met_wall_time_cap=met_cap
     )
     ledger.set_status(status)
+    # Only now: a scheduler that thinks little of the last validation cannot turn the end into an early stop.
+    if metrics is not None:
+        report(metrics)
     return status
 
 
