@@ -5,6 +5,7 @@ from shards.sources.frames import list_frames
 from shards.sources.moving_digits import list_moving_digits
 from shards.sources.moving_mnist import list_moving_mnist
 from shards.sources.paired import list_paired
+from shards.sources.photo_pans import list_photo_pans
 from shards.sources.pictures import PHOTOS, list_folder, list_photos
 from shards.sources.video import list_video
 from shards.sources.vimeo import list_septuplets, list_triplets
@@ -75,6 +76,12 @@ SOURCES: dict[str, SourceKind] = {
     "photos": SourceKind(
         list_photos,
         "photographs that ship inside scikit-image, with fixed splits",
+        takes_path=False,
+        layout="No files are needed.",
+    ),
+    "photo-pans": SourceKind(
+        list_photo_pans,
+        "clips of a camera that moves over those photographs: real pictures, made motion",
         takes_path=False,
         layout="No files are needed.",
     ),

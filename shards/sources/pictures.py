@@ -112,12 +112,7 @@ def list_photos(path: Path | None, options: SourceOptions) -> Listing:
         raise ValueError(
             f"source 'photos': takes no path, got {path}; leave it out, or use the source 'folder'"
         )
-    spec = importlib.util.find_spec("skimage")  # Only finds it: importing scikit-image takes a second.
-    if spec is None or spec.origin is None:
-        raise ValueError(
-            "source 'photos': scikit-image is not installed; install it with: pip install scikit-image"
-        )
-    folder = Path(spec.origin).parent / "data"
+    folder = photos_folder()
     splits = {name: split for split, names in PHOTOS.items() for name in names}
     missing = [name for name in splits if not (folder / name).is_file()]
     if missing:
@@ -127,6 +122,20 @@ def list_photos(path: Path | None, options: SourceOptions) -> Listing:
         )
     items = tuple(PictureItem(name, folder) for name in sorted(splits))
     return Listing("photos", items, splits=splits, split_rule="fixed by the source")
+
+
+def photos_folder() -> Path:
+    """Where scikit-image keeps its photographs.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    spec = importlib.util.find_spec("skimage")  # Only finds it: importing scikit-image takes a second.
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            "source 'photos': scikit-image is not installed; install it with: pip install scikit-image"
+        )
+    return Path(spec.origin).parent / "data"
 
 
 def div2k_splits(listing: Listing) -> Listing:

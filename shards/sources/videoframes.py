@@ -193,13 +193,13 @@ def _to_rgb(frame: "VideoFrame", reformatter: "VideoReformatter") -> np.ndarray:
 
 def _upright(frame: "VideoFrame", rgb: np.ndarray) -> np.ndarray:
     """Turned and mirrored as the file asks for, where that is by quarters."""
-    across, down, transposed = _turn(frame)
+    across, down, transposed = turn_of(frame)
     if transposed:
         rgb = rgb.transpose(1, 0, 2)
     return np.ascontiguousarray(rgb[::down, ::across])
 
 
-def _turn(frame: "VideoFrame") -> tuple[int, int, bool]:
+def turn_of(frame: "VideoFrame") -> tuple[int, int, bool]:
     """Steps along columns and rows, -1 for mirrored, after exchanging the two where the last is true."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
@@ -219,7 +219,7 @@ def _notes(frame: "VideoFrame") -> tuple[str, ...]:
     bits = max(component.bits for component in frame.format.components)
     if bits > BITS:
         notes.append(f"{bits}-bit to 8-bit")
-    if _turn(frame) != (1, 1, False):
+    if turn_of(frame) != (1, 1, False):
         notes.append("turned as its metadata asks")
     elif frame.rotation:
         notes.append(f"not turned by the {frame.rotation} degrees of its metadata")

@@ -99,6 +99,7 @@ MAKERS: dict[str, Callable[[Path], Path | None]] = {
     "moving-mnist": make_mnist,
     "moving-digits": make_digits,
     "photos": lambda root: None,
+    "photo-pans": lambda root: None,
 }
 
 
@@ -228,10 +229,11 @@ def test_a_path_that_is_not_there_is_refused(
         SOURCES[kind].list(None, NOTHING)
 
 
-def test_photos_take_no_path(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["photos", "photo-pans"])
+def test_photos_take_no_path(tmp_path: Path, kind: str) -> None:
     with pytest.raises(ValueError, match="takes no path"):
-        SOURCES["photos"].list(tmp_path, NOTHING)
-    assert [kind for kind in SOURCES if not SOURCES[kind].takes_path] == ["photos"]
+        SOURCES[kind].list(tmp_path, NOTHING)
+    assert [kind for kind in SOURCES if not SOURCES[kind].takes_path] == ["photos", "photo-pans"]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SOURCES if SOURCES[kind].takes_path])

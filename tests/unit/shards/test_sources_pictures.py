@@ -209,3 +209,28 @@ def test_folders_that_sound_degraded_are_warned_of_once(tmp_path: Path) -> None:
     listing = listed(tmp_path)
     assert len(listing.items) == 4
     assert [warning.split(":")[0] for warning in listing.warnings] == ["flower/blurred", "set/LR_bicubic"]
+
+
+def test_pans_move_by_whole_pixels_over_the_photographs_of_their_split() -> None:
+    listing = SOURCES["photo-pans"].list(None, SourceOptions())
+    assert {item.source for item in listing.items} == set(listing.splits)
+    moved = 0
+    for item in listing.items[::7]:
+        (clip,) = item.clips()
+        frames = [frame.rgb.astype(int) for frame in clip.frames]
+        assert len(frames) == 7
+        shifts = {
+            (y, x): abs(shifted(frames[0], y, x) - shifted(frames[1], 0, 0)).max()
+            for y in range(-4, 5)
+            for x in range(-4, 5)
+        }
+        (best, error) = min(shifts.items(), key=lambda pair: pair[1])
+        assert error == 0
+        moved += best != (0, 0)
+        # The motion is even: the same step leads to the last frame.
+        assert np.array_equal(shifted(frames[5], *best), shifted(frames[6], 0, 0))
+    assert moved > 8
+
+
+def shifted(frame: np.ndarray, y: int, x: int) -> np.ndarray:
+    return frame[4 + y : frame.shape[0] - 4 + y, 4 + x : frame.shape[1] - 4 + x]
