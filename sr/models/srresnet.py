@@ -6,26 +6,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from sr.models.blocks import ResidualBlock, norm_layer
 from sr.models.frames import PerFrame
-
-
-def _norm(kind: str, channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.Identity()
-
-
-class _Block(nn.Module):
-    def __init__(self, channels: int, norm: str) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
-            _norm(norm, channels),
-            nn.PReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            _norm(norm, channels),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+from sr.models.upsampling import shuffle_upsampler
 
 
 class SrResNet(PerFrame):
@@ -45,24 +28,11 @@ class SrResNet(PerFrame):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, channels, 9, padding=4), nn.PReLU())
         self.trunk = nn.Sequential(
-            *[_Block(channels, norm) for _ in range(num_blocks)],
+            *[ResidualBlock(channels, norm=norm) for _ in range(num_blocks)],
             nn.Conv2d(channels, channels, 3, padding=1),
-            _norm(norm, channels),
+            norm_layer(norm, channels),
         )
-        factors = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
-        if scale not in (2, 3, 4, 8):
-            raise ValueError(f"srresnet: scale must be 2, 3, 4 or 8, got {scale}")
-        self.upsampler = nn.Sequential(
-            *[
-                layer
-                for factor in factors
-                for layer in (
-                    nn.Conv2d(channels, channels * factor**2, 3, padding=1),
-                    nn.PixelShuffle(factor),
-                    nn.PReLU(),
-                )
-            ]
-        )
+        self.upsampler = shuffle_upsampler(channels, scale, name="srresnet", prelu=True)
         self.head = nn.Conv2d(channels, 3, 9, padding=4)
 
     def image(self, lr: Tensor) -> Tensor:
