@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,11 @@ from torch import Tensor
 from shards import manifest
 from shards.manifest import Dataset
 from shards.records import Sample
-from shards.stream import DamagePolicy, Stream
-from sr.config import EvaluationConfig, TrialConfig
+from shards.stream import Batch, DamagePolicy, Stream
+from sr.config import Component, EvaluationConfig, TrialConfig
 from sr.degrade import GIVEN, degrade
 from sr.ledger import Ledger
+from sr.models import GENERATORS
 from sr.world import World
 
 log = logging.getLogger(__name__)
@@ -103,7 +105,7 @@ def held_out(dataset: Dataset, config: TrialConfig) -> HeldOut:
     clips: dict[str, list[Clip]] = {}
     lines: list[str] = []
     for split, use in (("val", "validate"), ("test", "evaluate")):
-        clips[split], left_out = _clips_of(dataset, split, config.evaluation, scale=config.scale)
+        clips[split], left_out = clips_of(dataset, split, config.evaluation, scale=config.scale)
         if not clips[split]:
             raise ValueError(
                 f"data set {dataset.url}: no usable picture to {use} on in split '{split}'"
@@ -121,26 +123,54 @@ def to_unit(frames: np.ndarray, device: torch.device) -> Tensor:
 
 
 def hr_and_lr(
-    hr: np.ndarray, lr: np.ndarray | None, config: TrialConfig, device: torch.device
+    hr: np.ndarray,
+    lr: np.ndarray | None,
+    config: TrialConfig,
+    device: torch.device,
+    *,
+    keys: Sequence[str],
 ) -> tuple[Tensor, Tensor]:
     """The pair that a generator is trained or judged on, float32 in [0, 1], on the device.
 
     Args:
-        hr: uint8, shape (..., 3, H, W).
+        hr: uint8, shape (B, T, 3, H, W), or (T, 3, H, W) for one clip.
         lr: The data set's own partner, uint8; None where the configuration's degradation makes it.
         config: Degradation and scale are taken from it.
         device: Where to put both.
+        keys: One per clip (see `training_keys` and `evaluation_key`): all that the degradation draws follows from them.
     """
     pictures = to_unit(hr, device)
     if lr is not None:
         return pictures, to_unit(lr, device)
     made = degrade(
-        pictures, kind=config.degradation.type, scale=config.scale, parameters=config.degradation.parameters
+        pictures,
+        kind=config.degradation.type,
+        scale=config.scale,
+        parameters=config.degradation.parameters,
+        keys=keys,
     )
     return pictures, made
 
 
-def _clips_of(
+def training_keys(batch: Batch, config: TrialConfig) -> list[str]:
+    """What the degradation of each clip of a batch draws from: it changes with the data seed and from epoch to epoch."""
+    return [f"{config.data.seed}/{epoch}/{key}" for key, epoch in zip(batch.keys, batch.epochs, strict=True)]
+
+
+def evaluation_key(clip: Clip) -> str:
+    """What the degradation of a held-out clip draws from: the same in all trials, whatever their seeds."""
+    return f"evaluation/{clip.clip_id}"
+
+
+def judged_frames(pictures: Tensor, model: Component) -> Tensor:
+    """The frames that a model answers for: all, or the middle one of a clip. Shape (B, T, 3, H, W) to (B, t, 3, H, W)."""
+    if not getattr(GENERATORS[model.type], "middle_frame_only", False) or pictures.shape[1] == 1:
+        return pictures
+    middle = pictures.shape[1] // 2
+    return pictures[:, middle : middle + 1]
+
+
+def clips_of(
     dataset: Dataset, split: str, evaluation: EvaluationConfig, *, scale: int
 ) -> tuple[list[Clip], list[str]]:
     """The pictures of a split cut into clips, and one line for each that is too small to be judged."""

@@ -60,4 +60,25 @@ def bicubic(image: Tensor, *, height: int, width: int) -> Tensor:
 
 def upscale_bicubic(lr: Tensor, scale: int) -> Tensor:
     """Bicubic enlargement by `scale`: the baseline of every comparison. Shape (..., H, W) to (..., H*scale, W*scale)."""
+    if torch.compiler.is_exporting():
+        return _upscale_by_convolution(lr, scale)
     return bicubic(lr, height=lr.shape[-2] * scale, width=lr.shape[-1] * scale)
+
+
+def _upscale_by_convolution(lr: Tensor, scale: int) -> Tensor:
+    """The same enlargement without a matrix for each size: for files (ONNX) that must take pictures of any size.
+
+    Every output pixel at one place in its block of scale x scale has the same 5 x 5 weights. Not used to train: a GPU
+    convolves in TF32, which is off by more than a matrix product.
+    """
+    places = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
+    weights = _cubic(places[:, None] - torch.arange(-2, 3)[None, :])
+    kernel = (weights[:, None, :, None] * weights[None, :, None, :]).reshape(scale**2, 1, 5, 5)
+    planes = lr.reshape(-1, 1, *lr.shape[-2:])
+    rows = [planes[..., 1:2, :], planes[..., :1, :], planes, planes[..., -1:, :], planes[..., -2:-1, :]]
+    planes = torch.cat(rows, dim=-2)
+    columns = [planes[..., 1:2], planes[..., :1], planes, planes[..., -1:], planes[..., -2:-1]]
+    planes = torch.cat(columns, dim=-1)
+    blocks = torch.nn.functional.conv2d(planes, kernel.to(lr))
+    larger = torch.nn.functional.pixel_shuffle(blocks, scale)
+    return larger.reshape(*lr.shape[:-2], lr.shape[-2] * scale, lr.shape[-1] * scale)

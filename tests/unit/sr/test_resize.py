@@ -65,7 +65,7 @@ def test_a_constant_picture_stays_constant() -> None:
 
 def test_lr_is_an_8_bit_picture() -> None:
     hr = torch.rand(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
-    lr = degrade(hr, kind="bicubic_aa", scale=2, parameters={})
+    lr = degrade(hr, kind="bicubic_aa", scale=2, parameters={}, keys=["a", "b"])
     assert lr.shape == (2, 1, 3, 8, 8)
     assert torch.equal((lr * 255).round() / 255, lr)
     assert lr.min() >= 0
@@ -74,4 +74,4 @@ def test_lr_is_an_8_bit_picture() -> None:
 
 def test_a_size_that_is_no_multiple_of_the_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="not a multiple of scale 4"):
-        degrade(torch.rand(1, 3, 18, 16), kind="bicubic_aa", scale=4, parameters={})
+        degrade(torch.rand(1, 3, 18, 16), kind="bicubic_aa", scale=4, parameters={}, keys=["a"])
