@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import os
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,25 @@ def load(path: Path) -> dict[str, Any]:
             f"checkpoint {path}: format {state.get('format_version')}, this srloss reads {FORMAT_VERSION}; update srloss"
         )
     return state
+
+
+def load_weights(path: Path) -> dict[str, Any]:
+    """Returns what a file of published weights holds, on the CPU: data only, never code. Its hash is the caller's to check.
+
+    Raises:
+        ValueError: The file cannot be read, or is no file of weights.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise ValueError(f"weights {path}: cannot be read ({first_line}); fetch the file again") from None
+    tensors = state if isinstance(state, dict) else None
+    if tensors is None:
+        raise ValueError(
+            f"weights {path}: holds a {type(state).__name__}, not tensors by name; give another file"
+        )
+    return tensors
 
 
 def latest(folder: Path, *, on_damaged: Callable[[str], None]) -> dict[str, Any] | None:

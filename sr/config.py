@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sr.components import complete
-from sr.configfile import ConfigError, validate
+from sr.configfile import ConfigError, unknown, validate
 from sr.expression import parse_loss
 
 
@@ -75,18 +75,57 @@ class DataConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """Adam, clipped, with warm-up and a cosine decay, and an average of the weights."""
+    """Adam, clipped, with warm-up and a decay, and an average of the weights."""
 
     learning_rate: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Added to the gradient as this times the weight (Adam's L2)."""
     warmup_steps: int = Field(default=50, ge=0)
     """Steps over which the rate rises linearly to `learning_rate`."""
+    schedule: Literal["cosine", "constant", "steps"] = "cosine"
+    """After the warm-up: half a cosine down to `final_fraction`; nothing; or times `step_factor` at each of `milestones`."""
     final_fraction: float = Field(default=0.01, ge=0, le=1)
-    """The rate at the last step, as a fraction of `learning_rate`."""
+    """cosine: the rate at the last step, as a fraction of `learning_rate`."""
+    milestones: tuple[int, ...] = ()
+    """steps: the updates at which the rate falls."""
+    step_factor: float = Field(default=0.1, gt=0, le=1)
+    """steps: what the rate is multiplied with at each milestone."""
     gradient_clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest norm of the gradient of all parameters together; null leaves it alone."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     """Decay per step of the averaged weights that are validated, evaluated and exported; 0 keeps the last ones."""
+
+
+class AdversarialConfig(Section):
+    """The generator's opponent. Used where the loss has a gan_* term, and left out of every other trial."""
+
+    discriminator: Component
+    """Architecture and its parameters; without batch norm unless asked for by name."""
+    start_step: int = Field(default=0, ge=0)
+    """Length of the pixel phase: before this step the discriminator neither learns nor is asked."""
+    ramp_steps: int = Field(default=0, ge=0)
+    """Steps over which the weight of the adversarial terms rises linearly from 0 to 1, the discriminator learning."""
+    pixel_loss: LossConfig | None = None
+    """What the generator minimises in the pixel phase (SRGAN: mse); null: the loss without its adversarial terms."""
+    learning_rate_factor: float = Field(default=1.0, gt=0)
+    """The discriminator's rate as a multiple of the generator's, all along its schedule."""
+    betas: tuple[float, float] | None = None
+    """Of the discriminator's Adam; null: the generator's."""
+    gradient_clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of the discriminator's gradient; null leaves it alone."""
+    updates_per_step: int = Field(default=1, ge=1)
+    """Updates of the discriminator in a step that has any; all on the generator's batch, so that streams stay equal."""
+    update_every: int = Field(default=1, ge=1)
+    """It learns in one of so many steps."""
+    skip_above_accuracy: float | None = Field(default=None, gt=0.5, le=1)
+    """It does not learn while its running accuracy is above this; null: it always does."""
+    r1_gamma: float = Field(default=0.0, ge=0)
+    """Weight of the penalty on its gradient at real pictures (10 is usual); 0: none."""
+    r1_every: int = Field(default=16, ge=1)
+    """The penalty is computed in one of so many updates, and so much stronger."""
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    """Decay per update of the averaged discriminator that is saved as a feature network."""
 
 
 class TrainingConfig(Section):
@@ -115,6 +154,8 @@ class EvaluationConfig(Section):
     """Side of a tile in HR pixels; smaller pictures are one tile."""
     max_tiles_per_source: int = Field(default=4, ge=1)
     """Tiles of one picture, spread evenly over it, so that no large picture dominates."""
+    metrics: tuple[str, ...] = Field(default=("psnr_y", "ssim_y", "haarpsi", "gmsd"), min_length=1)
+    """What is measured on each clip; `srloss evaluate --help` tells where all of them are listed."""
 
 
 class EngineConfig(Section):
@@ -148,11 +189,18 @@ class TrialConfig(Section):
     degradation: Component
     model: Component
     loss: LossConfig
+    adversarial: AdversarialConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     engine: EngineConfig = EngineConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def losses(self) -> tuple[LossConfig, ...]:
+        """All that the generator minimises at some time: the loss, and that of the pixel phase where it has its own."""
+        own = self.adversarial.pixel_loss if self.adversarial is not None else None
+        return (self.loss,) if own is None else (self.loss, own)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> TrialConfig:
@@ -184,17 +232,17 @@ def parse_trial(data: Mapping[str, Any]) -> TrialConfig:
         ConfigError: Something is unknown, missing, of the wrong type or out of range.
     """
     # Here, because the tables import torch and reading `--help` must not.
-    from sr.degrade import DEGRADATIONS, GIVEN
-    from sr.models import GENERATORS
+    from sr.degrade import complete_degradation
 
     full = json.loads(json.dumps(dict(data)))
     faults: list[str] = []
-    for key, table, default, given in (
-        ("degradation", DEGRADATIONS | {GIVEN: lambda: None}, "bicubic_aa", frozenset({"hr", "scale"})),
-        ("model", GENERATORS, "espcn", frozenset({"scale"})),
-    ):
+    written_out: dict[str, tuple[Callable[[Any], dict[str, Any]], str]] = {
+        "degradation": (lambda value: complete_degradation(value, "degradation"), "bicubic_aa"),
+        "model": (_write_out_model, "espcn"),
+    }
+    for key, (write_out, default) in written_out.items():
         try:
-            full[key] = complete(full.get(key, default), table, where=key, what=key, given_elsewhere=given)
+            full[key] = write_out(full.get(key, default))
         except ConfigError as error:
             faults += error.faults
             full[key] = {"type": default}
@@ -203,8 +251,14 @@ def parse_trial(data: Mapping[str, Any]) -> TrialConfig:
     except ConfigError as error:
         faults += error.faults
         full["loss"] = {"terms": [{"type": "l1"}]}
+    try:
+        full["adversarial"] = _write_out_adversarial(full.get("adversarial"), full["loss"])
+    except ConfigError as error:
+        faults += error.faults
+        full["adversarial"] = None
     if isinstance(full.get("data"), dict):
         full["data"].setdefault("seed", full.get("seed", 0))
+    faults += _unknown_metrics(full.get("evaluation"))
     try:
         config = validate(TrialConfig, full)
     except ConfigError as error:
@@ -212,6 +266,25 @@ def parse_trial(data: Mapping[str, Any]) -> TrialConfig:
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def _write_out_model(value: object) -> dict[str, Any]:
+    from sr.models import GENERATORS
+
+    return complete(value, GENERATORS, where="model", what="model", given_elsewhere=frozenset({"scale"}))
+
+
+def _unknown_metrics(evaluation: object) -> list[str]:
+    from sr.metrics import METRICS
+
+    names = evaluation.get("metrics", []) if isinstance(evaluation, dict) else []
+    if not isinstance(names, list):
+        return []
+    return [
+        f"evaluation.metrics: {unknown('metric', str(name), METRICS)}"
+        for name in names
+        if name not in METRICS
+    ]
 
 
 def write_out_loss(value: object) -> dict[str, Any]:
@@ -240,6 +313,59 @@ def write_out_loss(value: object) -> dict[str, Any]:
             [f"loss.terms: expected a sum such as '0.8*l1 + 0.2*ssim' or a list of terms, got {terms!r}"]
         )
     return section | {"terms": [_term(term, LOSSES, f"loss.terms.{i}") for i, term in enumerate(terms)]}
+
+
+def _write_out_adversarial(value: object, loss: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The opponent of a trial whose loss has adversarial terms, complete; None for every other loss.
+
+    A sweep's trials share one such section, also those whose losses have no use for it: there it cannot change anything.
+
+    Raises:
+        ConfigError: The terms do not make one game, or the discriminator does not exist.
+    """
+    from sr.losses import LOSSES
+    from sr.losses.adversarial import AdversarialLoss, FeatureMatching
+    from sr.models.discriminators import DISCRIMINATORS
+
+    def of_kind(kind: type) -> list[str]:
+        entries = [(term["type"], LOSSES[term["type"]]) for term in loss["terms"]]
+        return [name for name, entry in entries if isinstance(entry, type) and issubclass(entry, kind)]
+
+    games, matching = of_kind(AdversarialLoss), of_kind(FeatureMatching)
+    if len(games) > 1:
+        raise ConfigError([f"loss.terms: {' and '.join(games)} are two games; a discriminator plays one"])
+    if matching and not games:
+        raise ConfigError(
+            [
+                "loss.terms: feature_matching needs a discriminator that learns; add a gan_* term, e.g. 0*gan_vanilla"
+            ]
+        )
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError([f"adversarial: expected a section with 'discriminator', got {value!r}"])
+    section = dict(value or {})
+    section["discriminator"] = complete(
+        section.get("discriminator", "unet_sn_d"),
+        DISCRIMINATORS,
+        where="adversarial.discriminator",
+        what="discriminator",
+    )
+    if section.get("pixel_loss") is not None:
+        section["pixel_loss"] = write_out_loss(section["pixel_loss"])
+    if games:
+        if (
+            section.get("start_step")
+            and not section.get("pixel_loss")
+            and len(games + matching) == len(loss["terms"])
+        ):
+            raise ConfigError(
+                [
+                    "adversarial.pixel_loss: missing; the loss has adversarial terms only, so the pixel phase has nothing to minimise"
+                ]
+            )
+        return section
+    # Also where it has no use, a mistake in it is told.
+    validate(AdversarialConfig, section, where="adversarial")
+    return None
 
 
 def _term(term: object, table: Mapping[str, Any], where: str) -> dict[str, Any]:

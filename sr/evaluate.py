@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,10 @@ from shards.decode import Window
 from shards.manifest import Dataset
 from shards.reader import read_clip
 from sr.config import TrialConfig
-from sr.data import Clip, hr_and_lr
+from sr.data import Clip, evaluation_key, hr_and_lr, judged_frames
 from sr.degrade import GIVEN
 from sr.metrics import measure, to_8bit
 
-EVALUATION_METRICS = ("psnr_y", "ssim_y", "haarpsi", "gmsd")
 VALIDATION_METRICS = ("psnr_y", "ssim_y")
 _MAX_SAVED_CROPS = 48
 
@@ -43,8 +43,10 @@ def upscale_clips(
     generator.eval()
     try:
         for clip in clips:
-            hr, lr = hr_and_lr(*_pixels(dataset, clip, config), config, device)
-            yield ClipPictures(clip, lr[None], hr[None], generator(lr[None]))
+            pixels = _pixels(dataset, clip, config)
+            hr, lr = hr_and_lr(*pixels, config, device, keys=[evaluation_key(clip)])
+            sr = judged_frames(generator(lr[None]), config.model)
+            yield ClipPictures(clip, lr[None], judged_frames(hr[None], config.model), sr)
     finally:
         generator.train(was_training)
 
@@ -66,7 +68,7 @@ def evaluate(
     config: TrialConfig,
     *,
     device: torch.device,
-    metrics: tuple[str, ...] = EVALUATION_METRICS,
+    metrics: tuple[str, ...] | None = None,
     crops_folder: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Measures a generator on clips by the standard protocol (see sr.metrics).
@@ -77,16 +79,17 @@ def evaluate(
         clips: From `sr.data.held_out`.
         config: Degradation and scale are taken from it.
         device: Where the generator is.
-        metrics: Keys of METRICS.
+        metrics: Keys of METRICS; None: those of the configuration.
         crops_folder: Where to write PNGs of the middle frame of up to 48 clips; None: nowhere.
 
     Returns:
         One row per clip: `clip`, `source`, and each metric.
     """
+    metrics = config.evaluation.metrics if metrics is None else metrics
     saved = crop_names(clips) if crops_folder is not None else {}
     rows: list[dict[str, Any]] = []
     for item in upscale_clips(generator, dataset, clips, config, device=device):
-        values = measure(item.sr, item.hr, names=metrics, scale=config.scale)
+        values = measure(item.sr, item.hr, names=metrics, scale=config.scale, lr=item.lr)
         scores = {name: value.item() for name, value in values.items()}
         rows.append({"clip": item.clip.clip_id, "source": item.clip.sample.source, **scores})
         if crops_folder is not None and item.clip.clip_id in saved:
@@ -113,9 +116,10 @@ def save_png(path: Path, pictures: Tensor) -> None:
 
 
 def mean_scores(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean over clips of each metric, for rows as `evaluate` returns them."""
+    """Mean of each metric over the clips on which it is defined, for rows as `evaluate` returns them; else NaN."""
     names = [name for name in rows[0] if name not in ("clip", "source")]
-    return {name: float(np.mean([row[name] for row in rows])) for name in names}
+    defined = {name: [row[name] for row in rows if math.isfinite(row[name])] for name in names}
+    return {name: float(np.mean(values)) if values else math.nan for name, values in defined.items()}
 
 
 def validation_scores(

@@ -169,15 +169,15 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         "trainer/seconds": row["seconds"],
     }
     for name, value in row.items():
-        if name == "terms":
-            flat |= {
-                f"train/terms/{term}/{part}": number
-                for term, parts in value.items()
-                for part, number in parts.items()
-            }
-        elif name not in ("kind", "step", "samples", "seconds", "attempt"):
-            flat[name if "/" in name else f"{section}/{name}"] = value
+        if name not in ("kind", "step", "samples", "seconds", "attempt"):
+            flat |= _leaves(name if "/" in name else f"{section}/{name}", value)
     return flat
+
+
+def _leaves(name: str, value: object) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for key, part in value.items() for k, v in _leaves(f"{name}/{key}", part).items()}
+    return {name: value}
 
 
 def offline_runs(root: Path, run_id: str) -> list[Path]:

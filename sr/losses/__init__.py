@@ -11,13 +11,65 @@ from collections.abc import Callable
 
 from torch import nn
 
+from sr.losses.adversarial import (
+    FeatureMatching,
+    GanHinge,
+    GanLeastSquares,
+    GanRelativistic,
+    GanVanilla,
+    GanWasserstein,
+)
 from sr.losses.charbonnier import Charbonnier
-from sr.losses.pixel import L1, Mse
+from sr.losses.consistency import LrConsistency
+from sr.losses.contextual import Contextual
+from sr.losses.dct import DctCsf, DctL1
+from sr.losses.dct_jnd import DctJnd
+from sr.losses.dists import Dists
+from sr.losses.dss import Dss
+from sr.losses.frequency import FftL1, FocalFrequency
+from sr.losses.gradient import Gdl, Sobel, Tv
+from sr.losses.gram import Gram
+from sr.losses.lpips import Lpips
+from sr.losses.ms_ssim import MsSsim, MsSsimL1
+from sr.losses.pixel import L1, Huber, Mse
+from sr.losses.psnr_hvs import PsnrHvsM
 from sr.losses.ssim import SsimLoss
+from sr.losses.temporal import PingPong, TemporalDifference, WarpLoss
+from sr.losses.vgg import Vgg
+from sr.losses.watson import WatsonDct
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
     "l1": L1,
     "mse": Mse,
     "charbonnier": Charbonnier,
     "ssim": SsimLoss,
+    "gan_vanilla": GanVanilla,
+    "gan_lsgan": GanLeastSquares,
+    "gan_hinge": GanHinge,
+    "gan_wgan": GanWasserstein,
+    "gan_ragan": GanRelativistic,
+    "feature_matching": FeatureMatching,
+    "temporal_diff": TemporalDifference,
+    "warp": WarpLoss,
+    "pingpong": PingPong,
+    "huber": Huber,
+    "ms_ssim": MsSsim,
+    "ms_ssim_l1": MsSsimL1,
+    "gdl": Gdl,
+    "sobel": Sobel,
+    "tv": Tv,
+    "lr_consistency": LrConsistency,
+    "fft_l1": FftL1,
+    "focal_frequency": FocalFrequency,
+    "dct_l1": DctL1,
+    "dct_csf": DctCsf,
+    "watson_dct": WatsonDct,
+    "psnr_hvs_m": PsnrHvsM,
+    "dss": Dss,
+    "dct_jnd": DctJnd,
+    "vgg": Vgg,
+    "lpips": Lpips,
+    "dists": Dists,
+    "gram": Gram,
+    "contextual": Contextual,
 }

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sr.features.network import FeatureNetwork, Features, Weights
+from sr.losses.adversarial import AdversarialLoss, FeatureMatching
+from sr.losses.term import FeatureLoss, Term, Views, as_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,43 +28,82 @@ class TermValue:
 
 
 class Criterion(nn.Module):
-    """A weighted list of terms; the features of the target are for terms to share, the sum is for the generator."""
+    """A weighted list of terms: what the generator minimises.
+
+    Terms on one feature network share its activations, which are computed once, those of the target without a graph.
+    """
 
     def __init__(self, terms: Mapping[str, nn.Module], weights: Sequence[float]) -> None:
         super().__init__()
         self.terms = nn.ModuleDict(terms)
         self.weights = dict(zip(terms, weights, strict=True))
         self.calibration = dict.fromkeys(terms, 1.0)
+        self.adversarial_weight = 1.0
+        """Factor of all terms that look through the live discriminator: 0 before it plays, rising to 1."""
+
+    @property
+    def game(self) -> AdversarialLoss | None:
+        """The term that says which game generator and discriminator play."""
+        games = [term for term in self.terms.values() if isinstance(term, AdversarialLoss)]
+        return games[0] if games else None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Fields of `Views` that some term asks for."""
+        return frozenset(name for term in self.terms.values() for name in _needs(term))
+
+    @property
+    def feature_weights(self) -> dict[str, Weights]:
+        """Which weights each term looks through, for those that look through a network."""
+        found = {
+            name: term.network.weights if isinstance(term, FeatureLoss) else getattr(term, "weights", None)
+            for name, term in self.terms.items()
+        }
+        return {name: weights for name, weights in found.items() if isinstance(weights, Weights)}
 
     def factor(self, name: str) -> float:
         """What the raw value of a term is multiplied with."""
-        return self.calibration[name] * self.weights[name]
+        live = self.adversarial_weight if _is_adversarial(self.terms[name]) else 1.0
+        return live * self.calibration[name] * self.weights[name]
 
-    def forward(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the loss and the raw value of each term, all scalars in float32.
 
-        Args:
-            sr: Output of the generator, shape (B, C, H, W) or (B, T, C, H, W), not clipped.
-            hr: Target in [0, 1], same shape.
+        While `adversarial_weight` is 0, adversarial terms are left out of both.
         """
-        with torch.autocast(sr.device.type, enabled=False):
-            raw = {name: term(sr.float(), hr.float()) for name, term in self.terms.items()}
-            total = torch.stack([self.factor(name) * value for name, value in raw.items()]).sum()
-        return total, raw
+        names = [
+            name for name, term in self.terms.items() if self.adversarial_weight or not _is_adversarial(term)
+        ]
+        raw = self._values(views, names)
+        return torch.stack([self.factor(name) * value for name, value in raw.items()]).sum(), raw
 
-    def calibrate(self, baseline: Tensor, hr: Tensor) -> None:
-        """Sets each term's calibration so that its gradient RMS at `baseline` equals that of L1.
+    def _values(self, views: Views, names: Iterable[str]) -> dict[str, Tensor]:
+        with torch.autocast(views.sr.device.type, enabled=False):
+            views = _in_float32(views)
+            terms = {name: self.terms[name] for name in names}
+            features = _shared_features(views, terms.values())
+            return {name: _value(term, views, features) for name, term in terms.items()}
+
+    def calibrate(self, views: Views) -> None:
+        """Sets each term's calibration so that its gradient RMS at `views.sr` equals that of L1.
+
+        Terms that look through the live discriminator keep 1: what it will become is not known here.
 
         Args:
-            baseline: Bicubic enlargement of a fixed batch, in [0, 1], same shape as `hr`.
-            hr: The target.
+            views: A fixed batch; `sr` is its bicubic enlargement, in [0, 1].
 
         Raises:
             ValueError: A term has no gradient there, or not a finite one.
         """
-        reference = _gradient(F.l1_loss, baseline, hr).square().mean().sqrt().item()
-        for name, term in self.terms.items():
-            rms = _gradient(term, baseline, hr).square().mean().sqrt().item()
+        sr = views.sr.detach().float().requires_grad_()
+        views = dataclasses.replace(views, sr=sr)
+        (gradient,) = torch.autograd.grad(F.l1_loss(sr, views.hr.float()), sr)
+        reference = gradient.square().mean().sqrt().item()
+        names = [name for name, term in self.terms.items() if getattr(term, "calibrated", True)]
+        with torch.enable_grad():
+            raw = self._values(views, names)
+        for name, value in raw.items():
+            rms = _gradient(value, sr).square().mean().sqrt().item()
             if not 0 < rms < float("inf"):
                 raise ValueError(
                     f"loss term '{name}': gradient RMS at the bicubic output is {rms}, so it cannot be calibrated; "
@@ -67,22 +111,74 @@ class Criterion(nn.Module):
                 )
             self.calibration[name] = reference / rms
 
-    def account(self, sr: Tensor, hr: Tensor) -> dict[str, TermValue]:
-        """Value and gradient share of each term at this output; costs one backward pass of the terms."""
-        values = {name: float(term(sr.detach(), hr)) for name, term in self.terms.items()}
-        norms = {name: self.gradient_norm(name, sr, hr) for name in self.terms}
+    def account(self, views: Views, raw: Mapping[str, Tensor]) -> dict[str, TermValue]:
+        """Value and gradient share of each term; costs a backward pass of each, and leaves the graph as it was.
+
+        Args:
+            views: What `forward` was called with; `sr` is part of the graph.
+            raw: What it returned.
+        """
+        norms = self.gradient_norms(views, raw)
         total = sum(norms.values())
         return {
-            name: TermValue(raw, self.factor(name) * raw, norms[name] / total if total > 0 else 0.0)
-            for name, raw in values.items()
+            name: TermValue(
+                value.item(), self.factor(name) * value.item(), norms[name] / total if total > 0 else 0.0
+            )
+            for name, value in raw.items()
         }
 
-    def gradient_norm(self, name: str, sr: Tensor, hr: Tensor) -> float:
-        """Norm of one term's weighted gradient at the output; NaN tells which term broke."""
-        return abs(self.factor(name)) * _gradient(self.terms[name], sr, hr).norm().item()
+    def gradient_norms(self, views: Views, raw: Mapping[str, Tensor]) -> dict[str, float]:
+        """Norm of each term's weighted gradient at the output; NaN tells which term broke."""
+        return {
+            name: abs(self.factor(name)) * _gradient(value, views.sr).float().norm().item()
+            for name, value in raw.items()
+        }
 
 
-def _gradient(term: Callable[[Tensor, Tensor], Tensor], sr: Tensor, hr: Tensor) -> Tensor:
-    output = sr.detach().float().requires_grad_()
-    with torch.enable_grad(), torch.autocast(sr.device.type, enabled=False):
-        return torch.autograd.grad(term(output, hr), output)[0]
+def _is_adversarial(term: nn.Module) -> bool:
+    return isinstance(term, AdversarialLoss | FeatureMatching)
+
+
+def _needs(term: nn.Module) -> tuple[str, ...]:
+    return term.needs if isinstance(term, Term) else ()
+
+
+def _value(term: nn.Module, views: Views, features: Mapping[int, tuple[Features, Features]]) -> Tensor:
+    if isinstance(term, FeatureLoss):
+        return term.compare(*features[id(term.network)])
+    given = {name: getattr(views, name) for name in _needs(term)}
+    absent = [name for name, value in given.items() if value is None]
+    assert not absent, f"{type(term).__name__} needs {absent}, which the caller did not provide"
+    return term(views.sr, views.hr, **given)
+
+
+def _shared_features(views: Views, terms: Iterable[nn.Module]) -> dict[int, tuple[Features, Features]]:
+    """Activations of SR and HR by identity of the network, at all taps that any term on it asks for."""
+    wanted: dict[int, tuple[FeatureNetwork, set[str]]] = {}
+    for term in terms:
+        if isinstance(term, FeatureLoss):
+            wanted.setdefault(id(term.network), (term.network, set()))[1].update(term.taps)
+    features: dict[int, tuple[Features, Features]] = {}
+    for key, (network, taps) in wanted.items():
+        in_order = tuple(tap for tap in network.tap_names if tap in taps)
+        with torch.no_grad():
+            target = network(as_frames(views.hr), in_order)
+        features[key] = network(as_frames(views.sr), in_order), target
+    return features
+
+
+def _in_float32(views: Views) -> Views:
+    def cast(value: Tensor | Features | None) -> Tensor | Features | None:
+        if isinstance(value, dict):
+            return {name: tensor.float() for name, tensor in value.items()}
+        return None if value is None else value.float()
+
+    return Views(**{field.name: cast(getattr(views, field.name)) for field in dataclasses.fields(views)})  # type: ignore[arg-type]
+
+
+def _gradient(value: Tensor, output: Tensor) -> Tensor:
+    """Gradient at the output, zero where the value does not depend on it; the graph stays."""
+    if not value.requires_grad:
+        return torch.zeros_like(output)
+    (gradient,) = torch.autograd.grad(value, output, retain_graph=True, materialize_grads=True)
+    return gradient
