@@ -22,6 +22,7 @@ from sr.data import held_out
 from sr.ledger import Ledger, State
 from sr.lock import exclusive, is_held
 from sr.track import TrackedTrial, VerifiedRun, WandbFeed, verify_offline_run
+from sr.train import build_criterion
 from sweeps import tune
 from sweeps.evaluation import BASELINE, evaluate_baseline, evaluate_trial, mark_stopped_early, stop_reason
 from sweeps.spec import PlannedTrial, SweepConfig, expand, parse_sweep, sweep_id
@@ -111,9 +112,10 @@ def create(config: SweepConfig, *, store: Path, command: str) -> Sweep:
     """Makes the sweep's folder, with a folder for each trial.
 
     Raises:
-        ValueError: This very sweep exists already; says how to continue it.
+        ValueError: This very sweep exists already, and how to continue it; or a loss or a metric cannot be built here.
     """
     trials = plan(config)
+    _check_parts(trials)
     folder = SweepFolder(store / "sweeps" / sweep_id(config, trials))
     if (folder.path / "plan.json").exists():
         over = sum(folder.trial(trial.trial_id).status().is_over for trial in trials)
@@ -135,6 +137,20 @@ def create(config: SweepConfig, *, store: Path, command: str) -> Sweep:
         }
     )
     return Sweep(config, trials, folder, command)
+
+
+def _check_parts(trials: Sequence[PlannedTrial]) -> None:
+    """Builds each different loss once: missing weights are told before anything runs, not by every trial."""
+    losses = {loss.model_dump_json(): loss for trial in trials for loss in trial.config.losses}
+    faults: list[str] = []
+    for loss in losses.values():
+        try:
+            build_criterion(loss)
+        except ValueError as error:
+            if str(error) not in faults:
+                faults.append(str(error))
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def reopen(folder: SweepFolder) -> Sweep:

@@ -128,6 +128,8 @@ class SweepConfig(Section):
     """Memory that one trial may need, in GB; bounds how many run at once."""
     max_failures: int = Field(default=3, ge=0)
     """How often a trial whose process died is started again from its checkpoint."""
+    small: dict[str, Any] = Field(default_factory=dict)
+    """What `--small` changes, by dotted name (`trial.training.steps: 40`): a rehearsal that a laptop can run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +152,37 @@ class PlannedTrial:
 _SWEEP_KEYS = frozenset(SweepConfig.model_fields)
 
 
-def read_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
+def read_sweep(path: Path, overrides: Sequence[str] = (), *, small: bool = False) -> SweepConfig:
     """Reads a sweep file; `a.b=c` sets a key of the sweep or, where the sweep has no such key, of every trial.
+
+    Args:
+        path: The file.
+        overrides: Settings to change.
+        small: Whether to make the changes of the file's `small` first.
 
     Raises:
         ConfigError: The file or an override is wrong.
     """
     data = read_yaml(path)
+    if small:
+        data = _made_small(data, where=path.name)
     routed = [
         text if text.partition("=")[0].split(".")[0] in _SWEEP_KEYS else f"trial.{text}" for text in overrides
     ]
     data.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-.") or "sweep")
     return parse_sweep(apply_overrides(data, routed), where=path.name)
+
+
+def _made_small(data: dict[str, Any], *, where: str) -> dict[str, Any]:
+    changes = data.get("small")
+    if not isinstance(changes, dict) or not changes:
+        raise ConfigError(
+            [f"{where}: has no 'small' that --small could apply; add one, or leave out --small"]
+        )
+    data = json.loads(json.dumps(data))
+    for name, value in changes.items():
+        set_path(data, name, value, where=f"small.{name}")
+    return data
 
 
 def parse_sweep(data: dict[str, Any], *, where: str) -> SweepConfig:
@@ -210,6 +231,10 @@ def expand(sweep: SweepConfig, *, dataset_fingerprint: str = "") -> list[Planned
             ]
             continue
         trials.setdefault(planned.trial_id, planned)
+        judged_on = planned.config.evaluation.metrics
+        if sweep.metric.evaluation_name not in judged_on:
+            fault = f"evaluation.metrics: lacks {sweep.metric.evaluation_name}, which the verdict is drawn on; add it"
+            faults += [fault] if fault not in faults else []
     if faults:
         raise ConfigError(faults[:10])
     return list(trials.values())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -76,20 +79,16 @@ def draw(sweep: Sweep) -> Verdict:
     chosen, dropped = _chosen_trials(sweep)
     baseline_rows = sweep.folder.baseline(BASELINE).evaluation()
     sources = {row["clip"]: row["source"] for row in baseline_rows}
-    metrics = tuple(name for name in METRICS if baseline_rows and name in baseline_rows[0])
+    tables = {name: [sweep.ledger(trial).evaluation() for trial in trials] for name, trials in chosen.items()}
+    judged = _judged_clips([baseline_rows, *itertools.chain.from_iterable(tables.values())], sources)
+    metrics = tuple(judged)
+    dropped += _left_out(judged, sources)
     primary = sweep.config.metric.evaluation_name
     candidates = [
-        Candidate(
-            name,
-            tuple(trials),
-            _measured([sweep.ledger(trial).evaluation() for trial in trials], metrics, sources),
-        )
-        for name, trials in chosen.items()
+        Candidate(name, tuple(trials), _measured(tables[name], judged)) for name, trials in chosen.items()
     ]
     candidates.sort(key=lambda c: _goodness(c, primary), reverse=True)
-    baseline = (
-        Candidate(BASELINE, (), _measured([baseline_rows], metrics, sources)) if baseline_rows else None
-    )
+    baseline = Candidate(BASELINE, (), _measured([baseline_rows], judged)) if baseline_rows else None
     best_on = {
         metric: max(candidates, key=lambda c: _goodness(c, metric)).name for metric in metrics if candidates
     }
@@ -154,12 +153,45 @@ def _validated(sweep: Sweep, trials: Sequence[PlannedTrial]) -> float:
     return float(np.mean(values)) * (1 if sweep.config.metric.goal == "maximize" else -1)
 
 
-def _measured(
-    tables: list[list[dict]], metrics: tuple[str, ...], sources: dict[str, str]
-) -> dict[str, PerSource]:
+def _judged_clips(
+    tables: Sequence[list[dict[str, Any]]], sources: dict[str, str]
+) -> dict[str, dict[str, str]]:
+    """Metric to the clips (with their sources) on which everybody has a number: all stand on the same ones.
+
+    A metric may be undefined on a clip, e.g. the recognition of a face where there is none; one without any clip is absent.
+    """
+    judged: dict[str, dict[str, str]] = {}
+    names = [
+        name for name in METRICS if tables[0] and all(name in row for table in tables for row in table[:1])
+    ]
+    for name in names:
+        undefined = {row["clip"] for table in tables for row in table if not math.isfinite(row[name])}
+        clips = {clip: source for clip, source in sources.items() if clip not in undefined}
+        if clips:
+            judged[name] = clips
+    return judged
+
+
+def _left_out(judged: dict[str, dict[str, str]], sources: dict[str, str]) -> list[str]:
+    return [
+        f"{METRICS[name].label} is undefined on {len(sources) - len(clips)} of {len(sources)} clips for some model; all are "
+        "compared on the others."
+        for name, clips in judged.items()
+        if len(clips) < len(sources)
+    ]
+
+
+def _measured(tables: list[list[dict[str, Any]]], judged: dict[str, dict[str, str]]) -> dict[str, PerSource]:
+    def value(metric: str, row: dict[str, Any]) -> float:
+        # Of a metric with a sign that is best at zero, the distance from zero is what can be ranked.
+        return abs(row[metric]) if METRICS[metric].zero_is_best else row[metric]
+
     return {
-        metric: per_source([{row["clip"]: row[metric] for row in table} for table in tables], sources)
-        for metric in metrics
+        metric: per_source(
+            [{row["clip"]: value(metric, row) for row in table if row["clip"] in clips} for table in tables],
+            clips,
+        )
+        for metric, clips in judged.items()
     }
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli import shard
+from sweeps.cli import evaluate, export, features, losses, shard, upscale
 
 app = typer.Typer(
     name="srloss",
@@ -24,6 +24,8 @@ config_app = typer.Typer(
     help="Show the complete configuration of a trial, or its schema.", no_args_is_help=True
 )
 app.add_typer(shard.app, name="shard")
+app.add_typer(losses.app, name="losses")
+app.add_typer(features.app, name="features")
 app.add_typer(config_app, name="config")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -60,14 +62,6 @@ def doctor(
 
 
 @app.command()
-def losses(as_json: Json = False) -> None:
-    """List the losses, with their parameters."""
-    from sweeps.cli.commands import losses as command
-
-    command(as_json=as_json)
-
-
-@app.command()
 def train(
     file: Annotated[Path, typer.Argument(help="YAML file of one trial.")],
     overrides: Overrides = None,
@@ -88,6 +82,9 @@ def sweep(
     ] = None,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trials and run nothing.")] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="With the file's own changes for a rehearsal on a laptop.")
+    ] = False,
     resume: Annotated[str | None, typer.Option(metavar="ID", help="Continue this sweep.")] = None,
     store: Store = None,
     detach: Detach = False,
@@ -97,23 +94,21 @@ def sweep(
     from sweeps.cli.commands import sweep as command
 
     code = command(
-        file, overrides or [], dry_run=dry_run, resume=resume, store=store, detach=detach, as_json=as_json
+        file,
+        overrides or [],
+        dry_run=dry_run,
+        resume=resume,
+        store=store,
+        detach=detach,
+        as_json=as_json,
+        small=small,
     )
     raise typer.Exit(code)
 
 
-@app.command()
-def evaluate(
-    what: Annotated[
-        str | None, typer.Argument(help="Sweep id, or the folder of a trial; the latest sweep if left out.")
-    ] = None,
-    store: Store = None,
-    as_json: Json = False,
-) -> None:
-    """Measure trained models again on the held-out clips."""
-    from sweeps.cli.commands import evaluate as command
-
-    raise typer.Exit(command(what, store=store, as_json=as_json))
+app.command()(evaluate.evaluate)
+app.command()(upscale.upscale)
+app.command()(export.export)
 
 
 @app.command()

@@ -15,18 +15,15 @@ import yaml
 from cluster.api import JobFailedError, Resources
 from cluster.launchers import LAUNCHERS
 from shards import manifest
-from sr.components import parameters_of
 from sr.config import TrialConfig, parse_trial, to_plain
 from sr.configfile import ConfigError, apply_overrides, read_yaml, unknown
-from sr.evaluate import mean_scores
-from sr.ledger import Ledger, open_trial, trial_id
-from sr.losses import LOSSES
+from sr.ledger import Ledger, trial_id
 from sr.metrics import METRICS
 from sweeps import doctor as examination
 from sweeps import driver, jobs
-from sweeps.cli.show import progress, say, say_json
+from sweeps.cli.show import say, say_json
 from sweeps.cli.table import as_plain, print_verdict
-from sweeps.evaluation import BASELINE, evaluate_trial
+from sweeps.evaluation import BASELINE
 from sweeps.recipes import file_or_recipe, recipe_names, recipe_path
 from sweeps.report.build import write_report
 from sweeps.spec import SweepConfig, read_sweep
@@ -46,26 +43,6 @@ def doctor(*, data: Path | None, store: Path | None, as_json: bool) -> int:
             if check.fix:
                 say(f"{'':8} {'':{width}}  fix: {check.fix}")
     return jobs.FAILED if any(check.status == "problem" for check in checks) else jobs.OK
-
-
-def losses(*, as_json: bool) -> None:
-    """Prints the dictionary of losses."""
-    table = {
-        name: {
-            "what": (factory.__doc__ or "").strip().splitlines()[0],
-            "parameters": {
-                key: p.default for key, p in parameters_of(factory, given_elsewhere=frozenset()).items()
-            },
-        }
-        for name, factory in sorted(LOSSES.items())
-    }
-    if as_json:
-        say_json(table)
-        return
-    for name, entry in table.items():
-        parameters = ", ".join(f"{key}={value}" for key, value in entry["parameters"].items())
-        say(f"{name:14} {entry['what']}" + (f"  ({parameters})" if parameters else ""))
-    say("\nWrite a weighted sum in a config as  loss: 0.8*l1 + 0.2*ssim")
 
 
 def train(file: Path, overrides: Sequence[str], *, store: Path | None, detach: bool) -> int:
@@ -130,6 +107,7 @@ def sweep(
     store: Path | None,
     detach: bool,
     as_json: bool,
+    small: bool = False,
 ) -> int:
     """Starts, continues, or only shows a sweep."""
     root = store or default_store()
@@ -140,14 +118,14 @@ def sweep(
     if dry_run and resume is not None:
         raise ConfigError(["sweep: --dry-run shows what a file would run; it does not go with --resume"])
     if resume is not None:
-        if overrides:
+        if overrides or small:
             raise ConfigError(
                 ["sweep --resume: settings cannot change in the middle of a sweep; start a new one"]
             )
         the_sweep = driver.reopen(find_sweep(root, resume))
     else:
         assert file is not None
-        config = read_sweep(file_or_recipe(file), overrides)
+        config = read_sweep(file_or_recipe(file), overrides, small=small)
         if dry_run:
             return _show_plan(config, as_json=as_json)
         the_sweep = driver.create(config, store=root, command=_command_line())
@@ -192,33 +170,6 @@ def _show_plan(config: SweepConfig, *, as_json: bool) -> int:
     say(
         f"{len(trials)} trials of {len({t.candidate for t in trials})} losses, {steps} steps in all, {at_once} at once{bound}; nothing was run"
     )
-    return jobs.OK
-
-
-def evaluate(what: str | None, *, store: Path | None, as_json: bool) -> int:
-    """Measures a trial, or every trial of a sweep, again."""
-    if what is not None and (Path(what) / "state.json").exists():
-        ledgers = [open_trial(Path(what))[0]]
-        names = [Path(what).name]
-    else:
-        the_sweep = driver.reopen(find_sweep(store or default_store(), what))
-        trials = [trial for trial in the_sweep.trials if the_sweep.ledger(trial).status().is_over]
-        ledgers = [the_sweep.ledger(trial) for trial in trials]
-        names = [f"{trial.candidate} {trial.settings}" for trial in trials]
-    results = {}
-    with progress("evaluating", len(ledgers)) as ticker:
-        for done, (name, ledger) in enumerate(zip(names, ledgers, strict=True), start=1):
-            evaluate_trial(ledger.folder)
-            results[name] = mean_scores(ledger.evaluation())
-            ticker.update(done, name)
-    if as_json:
-        say_json(results)
-    else:
-        for name, scores in results.items():
-            say(
-                f"{name}: "
-                + ", ".join(f"{METRICS[m].label} {v:.{METRICS[m].decimals}f}" for m, v in scores.items())
-            )
     return jobs.OK
 
 

@@ -1,0 +1,1 @@
+"""Applying a generator to pictures and video of any size and length, in bounded memory."""
