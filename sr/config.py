@@ -46,6 +46,8 @@ class Term(Component):
 class LossConfig(Section):
     """A loss is a weighted list of terms."""
 
+    name: str = ""
+    """For tables and charts, where the sum would be long; not part of the fingerprint."""
     terms: tuple[Term, ...] = Field(min_length=1)
     """The terms; the short form is a sum such as `0.8*l1 + 0.2*ssim`."""
     calibrate: bool = True
@@ -219,6 +221,7 @@ class TrialConfig(Section):
 # What cannot change the result: names, places, and how often we look or save.
 _NOT_IN_FINGERPRINT: Mapping[str, frozenset[str]] = {
     "data": frozenset({"path", "threads"}),
+    "loss": frozenset({"name"}),
     "training": frozenset({"log_every", "checkpoint_every", "keep_checkpoints"}),
 }
 
@@ -303,8 +306,8 @@ def write_out_loss(value: object) -> dict[str, Any]:
             raise ConfigError(
                 ["loss: has both 'type' and 'terms'; 'type' is the short form for one term, keep one of them"]
             )
-        calibrate = {"calibrate": section.pop("calibrate")} if "calibrate" in section else {}
-        section = {"terms": [section], **calibrate}
+        own = {key: section.pop(key) for key in ("name", "calibrate") if key in section}
+        section = {"terms": [section], **own}
     terms = section.get("terms")
     if isinstance(terms, str):
         terms = parse_loss(terms)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ def evaluate(
     device: torch.device,
     metrics: tuple[str, ...] | None = None,
     crops_folder: Path | None = None,
+    on_clip: Callable[[ClipPictures], None] = lambda _clip: None,
 ) -> list[dict[str, Any]]:
     """Measures a generator on clips by the standard protocol (see sr.metrics).
 
@@ -81,6 +82,7 @@ def evaluate(
         device: Where the generator is.
         metrics: Keys of METRICS; None: those of the configuration.
         crops_folder: Where to write PNGs of the middle frame of up to 48 clips; None: nowhere.
+        on_clip: Sees the pictures of each clip once it is measured.
 
     Returns:
         One row per clip: `clip`, `source`, and each metric.
@@ -94,6 +96,7 @@ def evaluate(
         rows.append({"clip": item.clip.clip_id, "source": item.clip.sample.source, **scores})
         if crops_folder is not None and item.clip.clip_id in saved:
             save_png(crops_folder / saved[item.clip.clip_id], item.sr)
+        on_clip(item)
     return rows
 
 

@@ -16,14 +16,12 @@ from pathlib import Path
 
 from sr.checkpoint import write_atomically
 from sr.config import to_plain
-from sr.exported import CONFIG_NAME, MODEL_NAME, exported_bytes, portable_config, read_exported
+from sr.exported import CONFIG_NAME, MODEL_NAME, ONNX_NAME, exported_bytes, portable_config, read_exported
 from sr.model_card import CARD_NAME, ModelFile, model_card
 from sr.onnx_export import OnnxOptions, onnx_bytes
 from sr.pretrained import load_generator
 
 __all__ = ["Exported", "OnnxOptions", "export_onnx", "export_safetensors", "read_exported"]
-
-ONNX_NAME = "model.onnx"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from sr.config import TrialConfig, parse_trial, to_plain
 
 MODEL_NAME = "model.safetensors"
+ONNX_NAME = "model.onnx"
 CONFIG_NAME = "config.json"
 FORMAT_VERSION = "1"
 _WRITTEN = {"format_version", "name", "config", "sha256"}
@@ -46,9 +47,8 @@ def exported_bytes(state: dict[str, Tensor], config: TrialConfig, *, name: str) 
         "name": name,
         "scale": str(config.scale),
         "config": text,
-        "sha256": _digest(tensors, text),
     }
-    return save(tensors, metadata=header)
+    return save(tensors, metadata={**header, "sha256": _digest(tensors, header)})
 
 
 def read_exported(path: Path) -> tuple[dict[str, Tensor], TrialConfig]:
@@ -91,7 +91,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(
             f"exported model {file}: format {header['format_version']}, this srloss reads {FORMAT_VERSION}; update srloss"
         )
-    if not header.keys() >= _WRITTEN or _digest(state, header["config"]) != header["sha256"]:
+    if not header.keys() >= _WRITTEN or _digest(state, header) != header["sha256"]:
         raise ValueError(
             f"exported model {file}: damaged, its content differs from the sha256 in its header; export it again"
         )
@@ -106,9 +106,10 @@ def srloss_version() -> str:
         return "not installed"
 
 
-def _digest(tensors: dict[str, Tensor], config: str) -> str:
-    """Of the configuration and of each tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256(config.encode())
+def _digest(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
+    """Of the header but for the digest itself, and of each tensor's name, type, shape and bytes."""
+    described = {key: value for key, value in header.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())

@@ -224,6 +224,7 @@ def judge(
     metrics: tuple[str, ...],
     crops: Path | None = None,
     on_progress: Callable[[int, str], None] = lambda _done, _name: None,
+    on_clip: Callable[[Judged], None] = lambda _clip: None,
 ) -> tuple[list[Row], list[Row]]:
     """Measures a generator, and bicubic enlargement of the same LR, clip by clip.
 
@@ -235,6 +236,7 @@ def judge(
         metrics: Keys of METRICS.
         crops: Where to write PNGs of the middle frame of up to 48 clips; None: nowhere.
         on_progress: Called after each clip.
+        on_clip: Sees the pictures of each clip once it is measured.
 
     Returns:
         The rows of the generator and those of bicubic, in the same order.
@@ -255,6 +257,7 @@ def judge(
             rows.append({"clip": item.name, "source": item.source, **scores})
         if crops is not None and number in saved:
             save_png(crops / f"{item.name.replace('/', '_').replace('#', '.')}.png", item.sr)
+        on_clip(item)
         on_progress(number + 1, item.name)
     if not own:
         raise ValueError(f"{material.what}: nothing could be judged; " + "; ".join(material.notes))

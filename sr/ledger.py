@@ -5,10 +5,18 @@ command.txt         the command that repeats the trial
 environment.json    versions and hardware
 metrics.jsonl       append-only rows of training and validation; attempts told apart
 evaluation.jsonl    one row per held-out clip
+summary.json        the held-out clips as a whole: see below
 crops/              PNG of each held-out clip
 checkpoints/        see sr.checkpoint
 state.json          where the trial stands, and why it ended
 log.txt             what it logged
+
+summary.json holds what single clips do not show; what is undefined is null. `metrics`: by name `n` clips, `mean`, `median`,
+`p5`, `p95`, `of_the_mean` (PSNR of the mean error; null for what is no PSNR), `num_capped`, `num_undefined`, with `unit`,
+`convention` and `protocol`. `rmse` and `region`: distortion as in PIRM 2018. `separability`: how well a classifier tells
+patches of SR from HR on pictures it has not seen (`auc`, 0.5: not at all; 95 % interval `low` to `high`; `num_sources`,
+`num_patches` of the test), or null and the reason in `why_not_separated`. `facts` and `warnings`: what the linter of
+evaluations knew, PSNR by the profile `rgb`, and what it found (`rule`, `message`). `num_clips`, `num_sources`.
 """
 
 from __future__ import annotations
@@ -28,6 +36,8 @@ import yaml
 from sr.checkpoint import write_atomically
 from sr.config import TrialConfig, fingerprint, parse_trial, to_plain
 from sr.configfile import read_yaml
+from sr.summary import Summary, from_plain
+from sr.summary import to_plain as summary_to_plain
 
 
 class State(StrEnum):
@@ -119,6 +129,11 @@ class Ledger:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomically(self.folder / "evaluation.jsonl", text.encode())
 
+    def write_summary(self, summary: Summary) -> None:
+        """Replaces what is known of the held-out clips as a whole."""
+        text = json.dumps(summary_to_plain(summary), indent=1, ensure_ascii=False, allow_nan=False)
+        write_atomically(self.folder / "summary.json", text.encode())
+
     # --- reading ---
 
     def exists(self) -> bool:
@@ -155,6 +170,11 @@ class Ledger:
     def evaluation(self) -> list[dict[str, Any]]:
         """Per-clip results; empty where the trial has not been evaluated."""
         return read_rows(self.folder / "evaluation.jsonl")
+
+    def summary(self) -> Summary | None:
+        """The held-out clips as a whole; None where the trial has not been evaluated, or by a version that wrote none."""
+        path = self.folder / "summary.json"
+        return from_plain(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def open_trial(folder: Path) -> tuple[Ledger, TrialConfig]:

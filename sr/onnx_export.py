@@ -113,7 +113,11 @@ def _check_input(generator: nn.Module, config: TrialConfig, shape: tuple[int, ..
         with torch.no_grad():
             generator(torch.zeros(shape))
     except (ValueError, RuntimeError, AssertionError) as error:
-        advice = "give clips of as many frames as it needs: --clip T" if len(shape) == 4 else "change --clip"
+        advice = (
+            "give clips of as many frames as it needs: --clip T"
+            if len(shape) == 4
+            else "change --clip, --height or --width"
+        )
         raise ValueError(
             f"export of {config.model.type} to ONNX: it does not take {shape} ({_first_line(error)}); {advice}"
         ) from None

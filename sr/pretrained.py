@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from sr import checkpoint
 from sr.config import TrialConfig
-from sr.exported import MODEL_NAME, exported_name, read_exported
+from sr.exported import MODEL_NAME, ONNX_NAME, exported_name, read_exported
 from sr.ledger import Ledger, open_trial
-from sr.train import build_generator
+from sr.parts import build_generator
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,14 @@ def load_generator(path: Path) -> Pretrained:
             `model.safetensors` in it.
 
     Raises:
-        ValueError: There is no trial, no sound checkpoint or no sound model; says where and what to give instead.
+        ValueError: There is no trial, no sound checkpoint or no sound model, or it is an ONNX export; says where and
+            what to give instead.
     """
+    if path.suffix == ".onnx" or (path / ONNX_NAME).exists():
+        raise ValueError(
+            f"{path}: an ONNX export, which is for other runtimes; give the trial, or export it again with: "
+            "--format safetensors"
+        )
     if path.suffix == ".safetensors" or (path / MODEL_NAME).exists():
         weights, config = read_exported(path)
         return Pretrained(_generator(config, weights), config, exported_name(path))

@@ -6,29 +6,21 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from shards.manifest import Dataset
-from shards.stream import Batch, Stream
 from sr import checkpoint
-from sr.adversary import Adversary, NoAdversary
-from sr.config import Component, LossConfig, OptimizerConfig, TrialConfig
-from sr.data import Clip, held_out, hr_and_lr, judged_frames, open_dataset, open_stream, training_keys
-from sr.ema import Ema
-from sr.engine import Engine, SingleEngine
+from sr.config import TrialConfig
+from sr.data import judged_frames
 from sr.evaluate import validation_scores
 from sr.ledger import Ledger, State, Status
 from sr.lock import exclusive
-from sr.losses import LOSSES
-from sr.losses.criterion import Criterion
 from sr.losses.term import Views
-from sr.models import GENERATORS
-from sr.resize import upscale_bicubic
+from sr.parts import Parts, Progress, build_parts, pictures_of
+from sr.schedule import learning_rate
 from sr.world import World
 
 log = logging.getLogger(__name__)
@@ -38,41 +30,6 @@ Report = Callable[[dict[str, float]], None]
 
 class TrialDivergedError(ValueError):
     """A loss or a gradient became NaN or infinite; says at which step and in which term."""
-
-
-@dataclass
-class _Progress:
-    """What a trial remembers between steps, besides weights and data position."""
-
-    step: int = 0
-    seconds: float = 0.0
-    """Wall seconds in the loop, over all attempts."""
-    step_seconds: float = 0.0
-    """The part of it spent in steps, not in validation or checkpoints."""
-
-
-@dataclass
-class _Parts:
-    """Everything a trial is made of."""
-
-    config: TrialConfig
-    dataset: Dataset
-    engine: Engine
-    ema: Ema
-    criterion: Criterion
-    pixel_criterion: Criterion
-    """What is minimised in the pixel phase; the same as `criterion` unless configured."""
-    adversary: Adversary | NoAdversary
-    stream: Stream
-    validation_clips: list[Clip]
-    progress: _Progress = field(default_factory=_Progress)
-
-    def criterion_at(self, step: int) -> Criterion:
-        """What the generator minimises at this step, the adversarial terms weighing as the phase says."""
-        is_pixel_phase = self.config.adversarial is not None and not self.adversary.plays(step)
-        criterion = self.pixel_criterion if is_pixel_phase else self.criterion
-        criterion.adversarial_weight = self.adversary.weight(step)
-        return criterion
 
 
 def train(
@@ -97,14 +54,14 @@ def train(
     with exclusive(ledger.folder, timeout_s=60, what="this trial is being trained"):
         torch.set_num_threads(config.engine.threads)
         attempt = ledger.begin_attempt()
-        parts = _build(config, world, ledger)
+        parts = build_parts(config, world, ledger)
         try:
             return _train(parts, attempt, ledger, report)
         finally:
             parts.stream.close()
 
 
-def _train(parts: _Parts, attempt: int, ledger: Ledger, report: Report) -> Status:
+def _train(parts: Parts, attempt: int, ledger: Ledger, report: Report) -> Status:
     config = parts.config
     _resume(parts, ledger)
     progress = parts.progress
@@ -151,7 +108,7 @@ def _train(parts: _Parts, attempt: int, ledger: Ledger, report: Report) -> Statu
 class _Clock:
     """Wall seconds of the loop, continuing from what earlier attempts spent."""
 
-    def __init__(self, progress: _Progress) -> None:
+    def __init__(self, progress: Progress) -> None:
         self._before = progress.seconds
         self._started = perf_counter()
 
@@ -159,131 +116,16 @@ class _Clock:
         return self._before + perf_counter() - self._started
 
 
-def _met_cap(parts: _Parts, clock: _Clock) -> bool:
+def _met_cap(parts: Parts, clock: _Clock) -> bool:
     cap = parts.config.training.max_seconds
     return cap is not None and clock.seconds() >= cap
 
 
-def build_generator(model: Component, *, scale: int, seed: int) -> nn.Module:
-    """Returns a fresh generator; equal seeds give equal weights, whatever the loss."""
-    torch.manual_seed(seed)
-    return GENERATORS[model.type](scale=scale, **model.parameters)
-
-
-def build_criterion(loss: LossConfig) -> Criterion:
-    """Returns a loss; two terms of one type are told apart by a number.
-
-    Raises:
-        ValueError: A term cannot be built, e.g. because the weights of its feature network are not there.
-    """
-    names: list[str] = []
-    for term in loss.terms:
-        repeats = sum(name == term.type or name.startswith(f"{term.type}_") for name in names)
-        names.append(f"{term.type}_{repeats + 1}" if repeats else term.type)
-    modules = {
-        name: LOSSES[term.type](**term.parameters) for name, term in zip(names, loss.terms, strict=True)
-    }
-    return Criterion(modules, [term.weight for term in loss.terms])
-
-
-def _build(config: TrialConfig, world: World, ledger: Ledger) -> _Parts:
-    dataset = open_dataset(config)
-    stream = open_stream(config, dataset, world, ledger)
-    if stream.small:
-        log.warning(
-            "padded by reflection, smaller than data.patch_size=%d: %s",
-            config.data.patch_size,
-            ", ".join(stream.small),
-        )
-    generator = build_generator(config.model, scale=config.scale, seed=config.seed).to(world.device)
-    parameters = list(generator.parameters())
-    if not parameters:
-        raise ValueError(f"model: '{config.model.type}' has nothing to train; choose another generator")
-    optimizer = torch.optim.Adam(
-        parameters,
-        lr=config.optimizer.learning_rate,
-        betas=config.optimizer.betas,
-        weight_decay=config.optimizer.weight_decay,
-    )
-    engine = SingleEngine(
-        generator, optimizer, world=world, gradient_clip_norm=config.optimizer.gradient_clip_norm
-    )
-    criterion = build_criterion(config.loss).to(world.device)
-    pixel_criterion, adversary = criterion, NoAdversary()
-    if config.adversarial is not None:
-        assert criterion.game is not None
-        if config.adversarial.pixel_loss is not None:
-            pixel_criterion = build_criterion(config.adversarial.pixel_loss).to(world.device)
-        adversary = Adversary(
-            config.adversarial, criterion.game, seed=config.seed, betas=config.optimizer.betas, world=world
-        )
-    clips = held_out(dataset, config)
-    for line in clips.left_out:
-        log.warning(line)
-    ema = Ema(generator, config.optimizer.ema_decay)
-    parts = _Parts(config, dataset, engine, ema, criterion, pixel_criterion, adversary, stream, clips.val)
-    _calibrate(parts)
-    _record_loss(parts, ledger)
-    return parts
-
-
-def _calibrate(parts: _Parts) -> None:
-    """Makes the weights of terms comparable, on the first batch; the stream then begins again."""
-    config, stream = parts.config, parts.stream
-    wishes = [(parts.criterion, config.loss)]
-    if config.adversarial is not None and config.adversarial.pixel_loss is not None:
-        wishes.append((parts.pixel_criterion, config.adversarial.pixel_loss))
-    wishes = [(criterion, loss) for criterion, loss in wishes if loss.calibrate]
-    if not wishes:
-        return
-    beginning = stream.state_dict()
-    hr, lr = _pictures(parts, stream.next_batch())
-    stream.load_state_dict(beginning)
-    bicubic = judged_frames(upscale_bicubic(lr, config.scale).clamp(0, 1), config.model)
-    for criterion, _ in wishes:
-        criterion.calibrate(Views(bicubic, judged_frames(hr, config.model), lr))
-
-
-def _record_loss(parts: _Parts, ledger: Ledger) -> None:
-    """Writes down calibration and weights' hashes; a trial that goes on must look through the same networks.
-
-    Raises:
-        ValueError: The weights of a feature network are others than when the trial began.
-    """
-    networks = {
-        name: dataclasses.asdict(weights)
-        for criterion in (parts.pixel_criterion, parts.criterion)
-        for name, weights in criterion.feature_weights.items()
-    }
-    for row in ledger.rows("loss"):
-        for name, before in row["feature_networks"].items():
-            if name in networks and networks[name]["sha256"] != before["sha256"]:
-                raise ValueError(
-                    f"loss term '{name}': the weights of {networks[name]['name']} have sha256 "
-                    f"{networks[name]['sha256'][:12]} now and had {before['sha256'][:12]} when the trial began; restore "
-                    f"{before['source']}, or start a new trial"
-                )
-    ledger.append(
-        {
-            "kind": "loss",
-            "step": 0,
-            "calibration": parts.criterion.calibration,
-            "weights": parts.criterion.weights,
-            "feature_networks": networks,
-        }
-    )
-
-
-def _pictures(parts: _Parts, batch: Batch) -> tuple[Tensor, Tensor]:
-    keys = training_keys(batch, parts.config)
-    return hr_and_lr(batch.hr, batch.lr, parts.config, parts.engine.world.device, keys=keys)
-
-
-def _one_step(parts: _Parts, ledger: Ledger, clock: _Clock) -> None:
+def _one_step(parts: Parts, ledger: Ledger, clock: _Clock) -> None:
     config, engine, adversary, progress = parts.config, parts.engine, parts.adversary, parts.progress
     started = perf_counter()
     rate = learning_rate(progress.step, config.optimizer, steps=config.training.steps)
-    hr, lr = _pictures(parts, parts.stream.next_batch())
+    hr, lr = pictures_of(parts.stream.next_batch(), config, engine.world.device)
     views = _upscaled(parts, hr, lr)
 
     opponent: dict[str, Any] = {}
@@ -293,8 +135,9 @@ def _one_step(parts: _Parts, ledger: Ledger, clock: _Clock) -> None:
     criterion = parts.criterion_at(progress.step)
 
     loss, raw = criterion(views)
-    auxiliary = auxiliary_loss(engine.module)
-    loss = loss + auxiliary
+    # What the generator itself wants minimised, e.g. the error of its motion estimate.
+    auxiliary = getattr(engine.module, "auxiliary_loss", None)
+    loss = loss if auxiliary is None else loss + auxiliary
     _stop_if_not_finite(parts, loss, raw)
     started_accounting = perf_counter()
     is_logged = (progress.step + 1) % config.training.log_every == 0
@@ -321,12 +164,12 @@ def _one_step(parts: _Parts, ledger: Ledger, clock: _Clock) -> None:
         }
         if opponent:
             row["discriminator"] = opponent
-        if auxiliary:
-            row["auxiliary"] = float(auxiliary)
+        if auxiliary is not None:
+            row["auxiliary"] = auxiliary.item()
         ledger.append(row)
 
 
-def _upscaled(parts: _Parts, hr: Tensor, lr: Tensor) -> Views:
+def _upscaled(parts: Parts, hr: Tensor, lr: Tensor) -> Views:
     """The generator's step forward: what the terms of the loss look at."""
     hr = judged_frames(hr, parts.config.model)
     if "sr_backward" not in parts.criterion.needs | parts.pixel_criterion.needs:
@@ -337,13 +180,7 @@ def _upscaled(parts: _Parts, hr: Tensor, lr: Tensor) -> Views:
     return Views(both[:, :frames], hr, lr, both[:, frames - 1 :].flip(1))
 
 
-def auxiliary_loss(generator: nn.Module) -> Tensor | float:
-    """What the generator itself wants minimised in its last forward pass, e.g. the error of its motion estimate."""
-    own = getattr(generator, "auxiliary_loss", None)
-    return 0.0 if own is None else own
-
-
-def _discriminator_step(parts: _Parts, views: Views, rate: float) -> dict[str, Any]:
+def _discriminator_step(parts: Parts, views: Views, rate: float) -> dict[str, Any]:
     try:
         return parts.adversary.learn(views.sr, views.hr, step=parts.progress.step, learning_rate=rate)
     except FloatingPointError as error:
@@ -353,25 +190,11 @@ def _discriminator_step(parts: _Parts, views: Views, rate: float) -> dict[str, A
         ) from None
 
 
-def learning_rate(step: int, optimizer: OptimizerConfig, *, steps: int) -> float:
-    """The rate of update number `step` (from 0): a linear warm-up, then the configured schedule."""
-    if step < optimizer.warmup_steps:
-        return optimizer.learning_rate * (step + 1) / optimizer.warmup_steps
-    if optimizer.schedule == "constant":
-        return optimizer.learning_rate
-    if optimizer.schedule == "steps":
-        passed = sum(step >= milestone for milestone in optimizer.milestones)
-        return optimizer.learning_rate * optimizer.step_factor**passed
-    done = (step - optimizer.warmup_steps) / max(1, steps - 1 - optimizer.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    return optimizer.learning_rate * (optimizer.final_fraction + (1 - optimizer.final_fraction) * cosine)
-
-
-def _where(parts: _Parts) -> str:
+def _where(parts: Parts) -> str:
     return f"step {parts.progress.step + 1}, rank {parts.engine.world.rank}"
 
 
-def _stop_if_not_finite(parts: _Parts, loss: Tensor, raw: dict[str, Tensor]) -> None:
+def _stop_if_not_finite(parts: Parts, loss: Tensor, raw: dict[str, Tensor]) -> None:
     if not parts.engine.agree(not bool(torch.isfinite(loss))):
         return
     broken = [f"{name}={value.item()}" for name, value in raw.items() if not torch.isfinite(value)]
@@ -382,7 +205,7 @@ def _stop_if_not_finite(parts: _Parts, loss: Tensor, raw: dict[str, Tensor]) -> 
     )
 
 
-def _which_gradient(parts: _Parts, views: Views) -> str:
+def _which_gradient(parts: Parts, views: Views) -> str:
     again = dataclasses.replace(views, sr=views.sr.detach().requires_grad_())
     if parts.adversary.plays(parts.progress.step):
         again = parts.adversary.judge(again)
@@ -396,7 +219,7 @@ def _which_gradient(parts: _Parts, views: Views) -> str:
     )
 
 
-def _validate(parts: _Parts, ledger: Ledger, clock: _Clock) -> dict[str, float]:
+def _validate(parts: Parts, ledger: Ledger, clock: _Clock) -> dict[str, float]:
     """Measures the averaged weights on the validation clips; writes and returns the row."""
     scores = validation_scores(
         parts.ema.module,
@@ -419,7 +242,7 @@ def _validate(parts: _Parts, ledger: Ledger, clock: _Clock) -> dict[str, float]:
     return {"step": progress.step, **scores}
 
 
-def _save(parts: _Parts, ledger: Ledger, clock: _Clock) -> None:
+def _save(parts: Parts, ledger: Ledger, clock: _Clock) -> None:
     progress = parts.progress
     progress.seconds = clock.seconds()
     state: dict[str, Any] = {
@@ -438,7 +261,7 @@ def _save(parts: _Parts, ledger: Ledger, clock: _Clock) -> None:
     )
 
 
-def _resume(parts: _Parts, ledger: Ledger) -> None:
+def _resume(parts: Parts, ledger: Ledger) -> None:
     state = checkpoint.latest(ledger.checkpoints, on_damaged=log.warning)
     if state is None:
         return
@@ -448,12 +271,12 @@ def _resume(parts: _Parts, ledger: Ledger) -> None:
     parts.criterion.calibration = state["calibration"]
     parts.pixel_criterion.calibration = state["pixel_calibration"]
     parts.adversary.load_state_dict(state)
-    parts.progress = _Progress(state["step"], state["seconds"], state["step_seconds"])
+    parts.progress = Progress(state["step"], state["seconds"], state["step_seconds"])
     torch.set_rng_state(state["rng"])
     log.info("continuing from step %d", parts.progress.step)
 
 
-def _status(parts: _Parts, attempt: int, clock: _Clock, state: State, reason: str) -> Status:
+def _status(parts: Parts, attempt: int, clock: _Clock, state: State, reason: str) -> Status:
     return Status(
         state,
         reason,

@@ -21,8 +21,8 @@ from sr.configfile import ConfigError
 from sr.data import held_out
 from sr.ledger import Ledger, State
 from sr.lock import exclusive, is_held
+from sr.parts import build_criterion
 from sr.track import TrackedTrial, VerifiedRun, WandbFeed, verify_offline_run
-from sr.train import build_criterion
 from sweeps import tune
 from sweeps.evaluation import BASELINE, evaluate_baseline, evaluate_trial, mark_stopped_early, stop_reason
 from sweeps.spec import PlannedTrial, SweepConfig, expand, parse_sweep, sweep_id

@@ -10,11 +10,12 @@ import torch
 from sr import checkpoint
 from sr.config import TrialConfig
 from sr.data import held_out, open_dataset
-from sr.evaluate import crop_names, evaluate, save_png, upscale_clips, validation_scores
+from sr.evaluate import ClipPictures, crop_names, evaluate, save_png, upscale_clips, validation_scores
 from sr.ledger import Ledger, State, Status, open_trial
 from sr.lock import exclusive
 from sr.models import GENERATORS
-from sr.train import build_generator
+from sr.parts import build_generator
+from sr.summary import WholeSet
 from sr.world import single_process
 
 BASELINE = "bicubic"
@@ -23,7 +24,7 @@ BASELINE = "bicubic"
 def evaluate_trial(folder: Path) -> int:
     """Measures a trial's newest sound checkpoint (its averaged weights) on the test clips; returns their number.
 
-    Writes evaluation.jsonl and crops/ of the trial's folder.
+    Writes evaluation.jsonl, summary.json and crops/ of the trial's folder.
 
     Raises:
         ValueError: There is no trial, no sound checkpoint, or no clip to judge it on.
@@ -73,7 +74,15 @@ def _evaluate(generator: torch.nn.Module, ledger: Ledger, config: TrialConfig) -
     dataset = open_dataset(config)
     clips = held_out(dataset, config).test
     crops = ledger.folder / "crops"
-    rows = evaluate(generator.to(device), dataset, clips, config, device=device, crops_folder=crops)
+    whole = WholeSet(config)
+
+    def on_clip(item: ClipPictures) -> None:
+        whole.see(item.clip.sample.source, lr=item.lr, hr=item.hr, sr=item.sr)
+
+    generator = generator.to(device)
+    rows = evaluate(generator, dataset, clips, config, device=device, crops_folder=crops, on_clip=on_clip)
+    # The rows last: a trial that has them counts as evaluated.
+    ledger.write_summary(whole.summary(rows))
     ledger.write_evaluation(rows)
     return len(rows)
 

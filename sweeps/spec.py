@@ -216,6 +216,7 @@ def expand(sweep: SweepConfig, *, dataset_fingerprint: str = "") -> list[Planned
         ConfigError: A combination is not a valid trial; names the combination.
     """
     _check_judged_alike(sweep)
+    _check_names(sweep)
     assignments = _grid(sweep) if sweep.method == "grid" else _random(sweep)
     trials: dict[str, PlannedTrial] = {}
     faults: list[str] = []
@@ -238,6 +239,18 @@ def expand(sweep: SweepConfig, *, dataset_fingerprint: str = "") -> list[Planned
     if faults:
         raise ConfigError(faults[:10])
     return list(trials.values())
+
+
+def _check_names(sweep: SweepConfig) -> None:
+    """Two losses of one name would be ranked as one."""
+    spec = sweep.parameters.get("loss")
+    values = (spec.choices() or ()) if spec is not None else ()
+    names = [value["name"] for value in values if isinstance(value, dict) and value.get("name")]
+    taken = sorted({name for name in names if names.count(name) > 1 or name in values})
+    if taken:
+        raise ConfigError(
+            [f"parameters.loss: several losses are named {', '.join(taken)}; rename all but one"]
+        )
 
 
 def _check_judged_alike(sweep: SweepConfig) -> None:
@@ -335,7 +348,9 @@ def _set_loss(data: dict[str, Any], name: str, value: Any) -> None:  # noqa: ANN
 
 
 def loss_name(config: TrialConfig) -> str:
-    """The trial's loss as a readable sum; parameters that have their defaults are left out."""
+    """The trial's loss by its name or as a readable sum; parameters that have their defaults are left out."""
+    if config.loss.name:
+        return config.loss.name
     terms = []
     for term in config.loss.terms:
         defaults = _defaults(term.type)

@@ -18,6 +18,7 @@ from sweeps.driver import Sweep
 from sweeps.evaluation import BASELINE
 from sweeps.spec import PlannedTrial
 from sweeps.statistics import PerSource, bootstrap_interval, holm, per_source, sign_flip_p, smallest_p
+from sweeps.suspicions import suspicions
 
 ALPHA = 0.05
 Seed = tuple[int, int]
@@ -305,6 +306,7 @@ def _caveats(verdict: Verdict, sweep: Sweep, dropped: list[str]) -> list[str]:
         )
     if not verdict.ranking:
         return caveats
+    caveats += _suspicions(verdict, sweep)
     compared = [trial for candidate in verdict.ranking for trial in candidate.trials]
     capped = [trial for trial in compared if sweep.ledger(trial).status().met_wall_time_cap]
     if capped:
@@ -339,6 +341,16 @@ def _caveats(verdict: Verdict, sweep: Sweep, dropped: list[str]) -> list[str]:
             "The compared trials did not consume the same samples and crops (see the stream hashes); the comparison is not fair."
         )
     return caveats
+
+
+def _suspicions(verdict: Verdict, sweep: Sweep) -> list[str]:
+    # Trials that were evaluated before summaries were written have none.
+    by_name = {
+        candidate.name: [s for trial in candidate.trials if (s := sweep.ledger(trial).summary()) is not None]
+        for candidate in verdict.ranking
+    }
+    baseline = sweep.folder.baseline(BASELINE).summary()
+    return suspicions(by_name, None if baseline is None else (BASELINE, baseline))
 
 
 def _num_near_duplicates(place: str) -> int:

@@ -148,12 +148,17 @@ class Bench:
     """One loss, the pictures it is checked on, and what several checks share.
 
     Attributes:
+        name: What the loss claims to be: a name from LOSSES, or anything else.
+        has_defaults: Its settings are the defaults of that name.
         hr: Targets, float32 in [0, 1], shape (N, 3, H, W), or (N, 3, 3, H, W) where the loss needs clips.
         sr: A smooth, slightly blurred and noisy version of `hr`, as a generator might put out.
     """
 
-    def __init__(self, name: str, module: nn.Module, traits: Traits, pictures: Tensor) -> None:
+    def __init__(
+        self, name: str, module: nn.Module, traits: Traits, pictures: Tensor, *, has_defaults: bool = True
+    ) -> None:
         self.name = name
+        self.has_defaults = has_defaults
         self.module = module
         self.traits = traits
         self.has_network = any(isinstance(part, nn.Conv2d) for part in module.modules())
@@ -172,6 +177,11 @@ class Bench:
         """The loss takes clips only."""
         return self.hr.ndim == 5
 
+    @property
+    def is_live(self) -> bool:
+        """The loss looks through the live discriminator."""
+        return bool({"fake_logits", "fake_features"} & set(self.extras))
+
     def _fitting(self) -> Tensor:
         """The smallest pictures that the loss takes; moving clips where it takes no pictures."""
         problem: ValueError | None = None
@@ -187,6 +197,11 @@ class Bench:
                 self.whole = whole
                 return hr
         assert problem is not None
+        if min(self.whole.shape[-2:]) < SIDES[-1]:
+            height, width = self.whole.shape[-2:]
+            raise NotCheckableError(
+                f"it takes no picture as small as {width} x {height} pixels: {str(problem).split(';')[0]}; give larger ones"
+            )
         raise problem
 
     def views(self) -> Views:

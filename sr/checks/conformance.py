@@ -1,4 +1,9 @@
-"""The conformance suite: is a loss what it claims to be? Every check by name, in one table."""
+"""The conformance suite: is a loss what it claims to be? Every check by name, in one table.
+
+What only a known value can catch, so that a new loss should have one in `known_values.py`: a wrong constant (an epsilon, a
+factor, the weight of one of two terms), a constant added, the luma of another range, luma or another colour space beside
+RGB, output and target exchanged in a loss that is not symmetric, a norm over the wrong axis of a network's activations.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from sr.checks import game_checks, gradient_checks, network_checks, number_checks, order_checks
+from sr.checks import game_checks, gradient_checks, network_checks, number_checks, order_checks, sight_checks
 from sr.checks.bench import Bench, NotCheckableError, Traits, quiet_randomness
 from sr.checks.exemptions import SHIPPED
+from sr.checks.named import NamedLoss, named
 from sr.checks.results import Outcome, Result, run_table
-from sr.checks.stand_ins import NOTE, stand_in
-from sr.losses import LOSSES
 from sr.losses.adversarial import AdversarialLoss
 
 CHECKS: dict[str, Callable[[Bench], Outcome]] = {
@@ -23,6 +27,10 @@ CHECKS: dict[str, Callable[[Bench], Outcome]] = {
     "rises with JPEG": order_checks.rises_with_jpeg,
     "rises with a shift": order_checks.rises_with_shift,
     "sees places": order_checks.sees_where_things_are,
+    "mirror images": sight_checks.mirrored_pictures_are_alike,
+    "fine patterns": sight_checks.sees_fine_patterns,
+    "faint errors": sight_checks.sees_faint_errors,
+    "dark and bright": sight_checks.sees_dark_and_bright,
     "gradient reaches the generator": gradient_checks.reaches_the_generator,
     "finite differences": gradient_checks.agrees_with_finite_differences,
     "a step lowers it": gradient_checks.a_step_lowers_it,
@@ -35,6 +43,7 @@ CHECKS: dict[str, Callable[[Bench], Outcome]] = {
     "batch is the mean": order_checks.batch_is_the_mean,
     "crops agree": order_checks.crops_agree_with_the_whole,
     "clips are pictures": order_checks.clips_are_pictures,
+    "clip length": sight_checks.clip_length_is_no_weight,
     "known values": number_checks.has_its_known_values,
     "range": order_checks.range_matters,
     "channel order": order_checks.channels_in_order,
@@ -48,6 +57,7 @@ CHECKS: dict[str, Callable[[Bench], Outcome]] = {
     "discriminator's step": game_checks.discriminator_step_tells_apart,
     "players' gradients": game_checks.players_agree_with_finite_differences,
     "players are opponents": game_checks.players_are_opponents,
+    "discriminator's penalty": game_checks.penalty_restrains_the_discriminator,
 }
 """All checks, in the order in which they are shown."""
 
@@ -60,6 +70,9 @@ _GAME_EXEMPT = dict.fromkeys(
         "rises with JPEG",
         "rises with a shift",
         "sees places",
+        "fine patterns",
+        "faint errors",
+        "dark and bright",
         "crops agree",
         "batch is the mean",
         "NaN in the target",
@@ -70,13 +83,16 @@ _GAME_EXEMPT = dict.fromkeys(
 )
 
 
-def check(loss: str | nn.Module, pictures: Tensor, *, name: str = "") -> list[Result]:
+def check(
+    loss: str | nn.Module, pictures: Tensor, *, name: str = "", has_defaults: bool = True
+) -> list[Result]:
     """Runs every check on one loss.
 
     Args:
-        loss: A name from LOSSES, built with its default parameters; or a module.
+        loss: A name from LOSSES, with settings in brackets if need be; or a module.
         pictures: Natural pictures, float32 in [0, 1], shape (N >= 2, 3, H, W), better 192 x 208 than smaller.
         name: What the module claims to be, for known values and exemptions; a name from LOSSES, or anything else.
+        has_defaults: The module has the default settings of that name, so that its known values are those.
 
     Returns:
         One result for each of CHECKS, in their order.
@@ -86,9 +102,10 @@ def check(loss: str | nn.Module, pictures: Tensor, *, name: str = "") -> list[Re
             something the checks cannot supply.
     """
     if isinstance(loss, str):
-        name, loss = loss, LOSSES[loss]()
+        entry = named(loss)
+        name, has_defaults, loss = entry.name, not entry.settings, entry.build()
     with quiet_randomness():
-        bench = Bench(name, loss, traits_of(loss, name), pictures)
+        bench = Bench(name, loss, traits_of(loss, name), pictures, has_defaults=has_defaults)
         return run_table(CHECKS, bench, bench.traits.exempt)
 
 
@@ -110,26 +127,24 @@ class Report:
         return [result for result in self.results if result.verdict == "fail"]
 
 
-def report(name: str, pictures: Tensor, *, stand_in_weights: bool = False) -> Report:
+def report(loss: str | NamedLoss, pictures: Tensor, *, stand_in_weights: bool = False) -> Report:
     """As `check`, for an entry of LOSSES; one that cannot be run here says why instead of raising.
 
     Args:
-        name: Key of LOSSES.
+        loss: Key of LOSSES, with settings in brackets if need be.
         pictures: See `check`.
         stand_in_weights: Take random weights where the real ones are missing.
     """
-    note = ""
+    entry = named(loss) if isinstance(loss, str) else loss
+    name = str(entry)
     try:
-        try:
-            loss = LOSSES[name]()
-        except (ValueError, ImportError, OSError):
-            if not stand_in_weights:
-                raise
-            loss, note = stand_in(name), NOTE
+        module, note = entry.build_or_stand_in(stand_in_weights=stand_in_weights)
     except (ValueError, ImportError, OSError) as error:
         return Report(name, [], not_run=str(error))
     try:
-        return Report(name, check(loss, pictures, name=name), note=note)
+        # A stand-in has other taps than the defaults; the values of feature losses are known for any.
+        results = check(module, pictures, name=entry.name, has_defaults=not entry.settings)
+        return Report(name, results, note=note)
     except NotCheckableError as error:
         return Report(name, [], not_run=str(error))
     except Exception as error:  # noqa: BLE001 - it is reported as a failure, and the other losses go on

@@ -26,6 +26,9 @@ SHIPPED: dict[str, Mapping[str, str]] = {
         "rises with a shift": _RESIDUAL,
         "precision": "the target's optical flow and its mask of what is visible amplify rounding",
     },
+    "sobel": {
+        "fine patterns": "its differences skip the pixel in the middle: period 2 is invisible to it, as its description says",
+    },
     "contextual": {
         "crops agree": "whether a like feature occurs elsewhere depends on how large the picture is"
     },

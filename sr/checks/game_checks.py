@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sr.checks.bench import Bench, critic_for
 from sr.checks.results import Outcome, judged, not_applicable
+from sr.features.network import Features
 from sr.losses.adversarial import AdversarialLoss
 
 _NO_GAME = "no adversarial game"
@@ -84,4 +85,45 @@ def players_are_opponents(bench: Bench) -> Outcome:
         good,
         f"generator {', '.join(f'{v:.3g}' for v in generator)} as the fake looks more real; "
         f"discriminator {', '.join(f'{v:.3g}' for v in discriminator)} as it tells better apart",
+    )
+
+
+class LinearCritic(nn.Module):
+    """A discriminator whose gradient is known everywhere: its weights."""
+
+    slope = 2.5
+    """Length of that gradient."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        draw = torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(4))
+        self.weights = nn.Parameter(self.slope * draw / draw.norm())
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Features]:
+        """A judgement each, shape (B, 1)."""
+        return (pictures * self.weights).flatten(1).sum(dim=1, keepdim=True), {}
+
+
+def penalty_restrains_the_discriminator(bench: Bench) -> Outcome:
+    """Not negative, the same for one picture as for many, and where it is not zero the discriminator learns from it."""
+    game = _game(bench)
+    if game is None:
+        return not_applicable(_NO_GAME)
+    critic = LinearCritic(bench.hr)
+    with torch.enable_grad():
+        whole, single = (game.penalty(critic, bench.sr[:n], bench.hr[:n]) for n in (len(bench.hr), 1))
+    value, one = whole.item(), single.item()
+    if value == 0 and not whole.requires_grad:
+        return judged(True, "none")
+    if not whole.requires_grad:
+        return judged(False, f"{value:.4g}, without a graph: the discriminator learns nothing from it")
+    (gradient,) = torch.autograd.grad(whole, critic.weights)
+    if not 0 < gradient.norm() < float("inf"):
+        return judged(False, f"{value:.4g}, gradient of the discriminator {float(gradient.norm()):.4g}")
+    # Of a linear discriminator the gradient is the same everywhere, so nothing that is drawn changes the penalty.
+    good = value >= 0 and abs(value - one) <= 1e-4 * abs(value)
+    return judged(
+        good,
+        f"{len(bench.hr)} pictures {value:.5g}, one of them {one:.5g}; it reaches the discriminator",
+        value=value,
     )

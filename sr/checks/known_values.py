@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sr.checks import known_eye_models, known_feature_losses
 from sr.checks.bench import Bench
+from sr.checks.game_checks import LinearCritic
+from sr.checks.known import Known
 from sr.losses.adversarial import AdversarialLoss
 
 _OFFSET = 0.125
 """A number of few bits, so that every value is exact in float32."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """One value and what it must be."""
-
-    what: str
-    got: float
-    expected: float
-    tolerance: float = 1e-5
-    """Relative."""
 
 
 def _grey(value: float) -> Tensor:
@@ -146,11 +137,12 @@ def _dct_csf(bench: Bench) -> list[Known]:
     return _at_offset(bench, 8 * 255 * _OFFSET / 1.40 / 64)
 
 
-def _ms_ssim(bench: Bench) -> list[Known]:
-    import piq
-
-    a, b = bench.sr.clamp(0, 1), bench.hr
-    return [Known("1 - piq.multi_scale_ssim", bench.value(a), 1 - float(piq.multi_scale_ssim(a, b)), 1e-3)]
+def _warp(bench: Bench) -> list[Known]:
+    # A flat target does not move, so that nothing is hidden; the output grows brighter by the offset in each frame.
+    hr = _grey(0.25)[:, None].expand(-1, 3, -1, -1, -1)
+    sr = hr + _OFFSET * torch.arange(3).view(1, 3, 1, 1, 1)
+    expected = _OFFSET if getattr(bench.module, "criterion", "l1") == "l1" else _OFFSET**2
+    return [Known(f"flat frames, each {_OFFSET} above the one before", bench.value(sr, hr), expected)]
 
 
 def _feature_matching(bench: Bench) -> list[Known]:
@@ -161,25 +153,55 @@ def _feature_matching(bench: Bench) -> list[Known]:
     return [Known("NumPy on the discriminator's activations", bench.at_sr, sum(means) / len(means))]
 
 
-def _gan(bench: Bench, generator: tuple[float, float], discriminator: tuple[float, float]) -> list[Known]:
-    """Both players at logits 0, and at -0.5 for the fake and 0.25 for the real picture."""
+Player = Callable[[Sequence[float], Sequence[float]], float]
+
+
+def _gan(bench: Bench, generator: Player, discriminator: Player) -> list[Known]:
+    """Both players, at logits 0, at equal ones, and at such that differ from picture to picture."""
     game = bench.module
     assert isinstance(game, AdversarialLoss)
-    grid = torch.ones(2, 1, 4, 4)
     values = []
-    for case, (fake, real) in enumerate(((0.0, 0.0), (-0.5, 0.25))):
+    for fake, real in (((0.0, 0.0), (0.0, 0.0)), ((-0.5, -0.5), (0.25, 0.25)), ((-1.5, 0.5), (0.25, 2.0))):
         players = (game.generator_loss, generator), (game.discriminator_loss, discriminator)
-        for player, expected in players:
-            got = float(player(fake * grid, real * grid))
-            values.append(Known(f"{player.__name__} at {fake:g}, {real:g}", got, expected[case]))
+        for player, formula in players:
+            got = float(player(*(torch.tensor(x).view(2, 1, 1, 1).expand(2, 1, 4, 4) for x in (fake, real))))
+            values.append(Known(f"{player.__name__} at {fake}, {real}", got, formula(fake, real)))
     return values
 
 
-def _softplus(x: float) -> float:
-    return math.log1p(math.exp(x))
+def _gan_wgan(bench: Bench) -> list[Known]:
+    game = bench.module
+    assert isinstance(game, AdversarialLoss)
+    critic = LinearCritic(bench.hr)
+    penalty = game.penalty(critic, bench.sr, bench.hr).item()
+    expected = 10 * (LinearCritic.slope - 1) ** 2
+    return [
+        *_gan(bench, lambda f, _r: -_mean(f), lambda f, r: _mean(f) - _mean(r)),
+        Known(f"penalty on a critic of slope {LinearCritic.slope}", penalty, expected),
+    ]
 
 
-_LOG2 = math.log(2)
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _aside(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    return [value - _mean(others) for value in values]
+
+
+def _unlike_1(logits: Sequence[float]) -> float:
+    """Mean cross-entropy with the label 1."""
+    return _mean([math.log1p(math.exp(-x)) for x in logits])
+
+
+def _unlike_0(logits: Sequence[float]) -> float:
+    return _unlike_1([-x for x in logits])
+
+
+def _short_of_1(logits: Sequence[float]) -> float:
+    return _mean([max(0.0, 1 - x) for x in logits])
+
+
 _TABLE: dict[str, Callable[[Bench], list[Known]]] = {
     "l1": _l1,
     "mse": _mse,
@@ -190,7 +212,6 @@ _TABLE: dict[str, Callable[[Bench], list[Known]]] = {
     "sobel": _on_a_ramp,
     "tv": _on_a_ramp,
     "lr_consistency": functools.partial(_at_offset, expected=_OFFSET),
-    "ms_ssim": _ms_ssim,
     "dss": _dss,
     "fft_l1": functools.partial(_by_numpy, formula=_fft, what="NumPy's FFT"),
     "focal_frequency": functools.partial(_by_numpy, formula=_focal, what="NumPy's FFT, weighted"),
@@ -199,18 +220,36 @@ _TABLE: dict[str, Callable[[Bench], list[Known]]] = {
     "temporal_diff": functools.partial(_by_numpy, formula=_change, what="NumPy on the clips"),
     "pingpong": functools.partial(_by_numpy, formula=_off, what="NumPy, the target as the way back"),
     "feature_matching": _feature_matching,
+    "warp": _warp,
     "gan_vanilla": functools.partial(
         _gan,
-        generator=(_LOG2, _softplus(0.5)),
-        discriminator=(_LOG2, (_softplus(-0.25) + _softplus(-0.5)) / 2),
+        generator=lambda f, _r: _unlike_1(f),
+        discriminator=lambda f, r: (_unlike_1(r) + _unlike_0(f)) / 2,
     ),
-    "gan_lsgan": functools.partial(_gan, generator=(1.0, 2.25), discriminator=(0.5, 0.40625)),
-    "gan_hinge": functools.partial(_gan, generator=(0.0, 0.5), discriminator=(1.0, 0.625)),
-    "gan_wgan": functools.partial(_gan, generator=(0.0, 0.5), discriminator=(0.0, -0.75)),
+    "gan_lsgan": functools.partial(
+        _gan,
+        generator=lambda f, _r: _mean([(x - 1) ** 2 for x in f]),
+        discriminator=lambda f, r: (_mean([(x - 1) ** 2 for x in r]) + _mean([x**2 for x in f])) / 2,
+    ),
+    "gan_hinge": functools.partial(
+        _gan,
+        generator=lambda f, _r: -_mean(f),
+        discriminator=lambda f, r: (_short_of_1(r) + _short_of_1([-x for x in f])) / 2,
+    ),
+    "gan_wgan": _gan_wgan,
     "gan_ragan": functools.partial(
-        _gan, generator=(_LOG2, _softplus(0.75)), discriminator=(_LOG2, _softplus(-0.75))
+        _gan,
+        generator=lambda f, r: (_unlike_1(_aside(f, r)) + _unlike_0(_aside(r, f))) / 2,
+        discriminator=lambda f, r: (_unlike_1(_aside(r, f)) + _unlike_0(_aside(f, r))) / 2,
     ),
+    **known_eye_models.TABLE,
+    **known_feature_losses.TABLE,
 }
+_OF_ANY_SETTINGS = {
+    *("charbonnier", "huber", "warp", "watson_dct", "dct_jnd", "psnr_hvs_m", "ms_ssim_l1"),
+    *known_feature_losses.TABLE,
+}
+"""Their formulas read the settings of the loss."""
 
 
 def known_values(bench: Bench) -> list[Known]:
@@ -219,4 +258,6 @@ def known_values(bench: Bench) -> list[Known]:
     Raises:
         ImportError: The implementation to compare with is not installed.
     """
-    return _TABLE[bench.name](bench) if bench.name in _TABLE else []
+    if bench.name not in _TABLE or not (bench.has_defaults or bench.name in _OF_ANY_SETTINGS):
+        return []
+    return _TABLE[bench.name](bench)

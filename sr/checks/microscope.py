@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from sr.checks import distortions
 from sr.checks.bench import Call, call_of
 from sr.checks.exemptions import SHIPPED
+from sr.checks.named import NamedLoss, named
 from sr.checks.pictures import centre_crop
-from sr.checks.stand_ins import NOTE, stand_in
+from sr.features.weights import find_or_none
 from sr.losses import LOSSES
 from sr.losses.adversarial import AdversarialLoss, FeatureMatching
 from sr.resize import bicubic
@@ -78,7 +79,8 @@ def look(
     Args:
         picture: RGB, float in [0, 1], shape (3, H, W); a larger one is reduced to a shorter side of 256 pixels, and
             its sides are cut to multiples of 16.
-        losses: Keys of LOSSES; all unless given.
+        losses: Keys of LOSSES, with settings in brackets if need be; unless given all, and `vgg` on a network of which
+            the weights are installed.
         mse: Wanted MSE of luma on 0..255; where a distortion cannot reach it on this picture, all take the largest
             that every one reaches.
         stand_in_weights: Take random weights where the real ones are missing.
@@ -93,16 +95,22 @@ def look(
     frame = _frame(picture)
     versions, target = spoil(frame, mse)
     rows, skipped = [], {}
-    for name in losses or list(LOSSES):
+    for entry in map(named, losses or default_losses()):
         try:
-            rows.append(_row(name, frame, versions, stand_in_weights))
+            rows.append(_row(entry, frame, versions, stand_in_weights))
         except (ValueError, ImportError, OSError) as error:
-            skipped[name] = str(error)
+            skipped[str(entry)] = str(error)
     if not rows:
         raise ValueError(
             f"microscope: no loss can be shown; {'; '.join(f'{n}: {r}' for n, r in skipped.items())}"
         )
     return View(frame, target, versions, rows, skipped)
+
+
+def default_losses() -> list[str]:
+    """All of LOSSES; and one on genuine weights, where the package that brings them is installed."""
+    found = find_or_none("effnet_lite0") is not None
+    return [*LOSSES, *(["vgg(network=effnet_lite0)"] if found else [])]
 
 
 def spoil(frame: Tensor, mse: float) -> tuple[list[Version], float]:
@@ -148,8 +156,8 @@ def _frame(picture: Tensor) -> Tensor:
     return centre_crop(picture.float(), *(side // 16 * 16 for side in picture.shape[-2:]))
 
 
-def _row(name: str, frame: Tensor, versions: list[Version], stand_in_weights: bool) -> Row:
-    loss, note = _build(name, stand_in_weights)
+def _row(entry: NamedLoss, frame: Tensor, versions: list[Version], stand_in_weights: bool) -> Row:
+    loss, note = _build(entry, stand_in_weights)
     call, hr = call_of(loss), frame[None]
     with torch.no_grad():
         least = float(call(hr, hr))
@@ -158,7 +166,7 @@ def _row(name: str, frame: Tensor, versions: list[Version], stand_in_weights: bo
     worst = max(above)
     factor = _calibration(call_of(loss), hr)
     return Row(
-        name,
+        str(entry),
         values,
         ranks=[1 + sum(other < value - _SAME * abs(value) for other in above) for value in above],
         normalised=[max(0.0, value) / worst if worst > 0 else 0.0 for value in above],
@@ -167,17 +175,11 @@ def _row(name: str, frame: Tensor, versions: list[Version], stand_in_weights: bo
     )
 
 
-def _build(name: str, stand_in_weights: bool) -> tuple[nn.Module, str]:
-    """The loss with its default parameters; refuses those that say nothing about one picture and its target."""
-    if "minimum at identity" in SHIPPED.get(name, {}):
+def _build(entry: NamedLoss, stand_in_weights: bool) -> tuple[nn.Module, str]:
+    """The loss; refuses those that say nothing about one picture and its target."""
+    if "minimum at identity" in SHIPPED.get(entry.name, {}):
         raise ValueError("does not have its minimum at the target, so its ranks say nothing")
-    note = ""
-    try:
-        loss = LOSSES[name]()
-    except (ValueError, ImportError, OSError):
-        if not stand_in_weights:
-            raise
-        loss, note = stand_in(name), NOTE
+    loss, note = entry.build_or_stand_in(stand_in_weights=stand_in_weights)
     looks_through_an_opponent = isinstance(loss, AdversarialLoss | FeatureMatching)
     if looks_through_an_opponent:
         raise ValueError("looks through a discriminator that is trained along; there is none yet")

@@ -105,9 +105,7 @@ def _table(pen: ImageDraw.ImageDraw, view: View, layout: _Layout) -> None:
     pen.text((_MARGIN, top), "rank, by loss", font=_font(17), fill=_GREY)
     for number, row in enumerate(view.rows):
         y = top + 30 + number * _ROW
-        pen.text(
-            (_MARGIN, y + 4), row.loss + (" (random weights)" if row.note else ""), font=_font(20), fill=_INK
-        )
+        _fitted(pen, (_MARGIN, y + 4), row.loss + (" (random weights)" if row.note else ""))
         for column, (rank, value) in enumerate(zip(row.ranks, row.calibrated, strict=True)):
             left = layout.left(column + 1)
             share = (rank - 1) / max(1, worst - 1)
@@ -116,6 +114,15 @@ def _table(pen: ImageDraw.ImageDraw, view: View, layout: _Layout) -> None:
             pen.rectangle((left, y, left + _TILE - 1, y + _ROW - 4), fill=fill)
             pen.text((left + 14, y + 3), str(rank), font=_font(22), fill=ink)
             pen.text((left + _TILE - 12, y + 15), f"{value:.4f}", font=_font(17), fill=ink, anchor="rm")
+
+
+def _fitted(pen: ImageDraw.ImageDraw, place: tuple[int, int], name: str) -> None:
+    """Writes a name in the first column, smaller if need be, and at last without its end."""
+    size = next((size for size in (20, 17, 14, 12) if pen.textlength(name, font=_font(size)) <= _TILE), 12)
+    font = _font(size)
+    while pen.textlength(name, font=font) > _TILE:
+        name = f"{name.removesuffix('...')[:-1]}..."
+    pen.text((place[0], place[1] + (20 - size) // 2), name, font=font, fill=_INK)
 
 
 def _notes(view: View) -> list[str]:

@@ -17,7 +17,7 @@ def network_input(bench: Bench) -> Outcome:
 
     Whatever affine normalisation is in use is recovered by least squares from what arrives: no flag is trusted.
     """
-    if not bench.has_network or _is_live(bench):
+    if not bench.has_network or bench.is_live:
         return not_applicable("looks through no frozen network")
     # Colour noise tells the channels apart on grey pictures too.
     draw = torch.rand(bench.hr.shape, generator=torch.Generator().manual_seed(6))
@@ -70,10 +70,6 @@ def taps_are_what_they_are_called(bench: Bench) -> Outcome:
         if float(features[tap].std()) == 0:
             faults.append(f"{tap} is constant: a dead layer")
     return judged(not faults, "; ".join(faults) or f"{', '.join(loss.taps)}: as their names say")
-
-
-def _is_live(bench: Bench) -> bool:
-    return bool({"fake_logits", "fake_features"} & set(bench.extras))
 
 
 def _first_input(bench: Bench, pictures: Tensor) -> Tensor | None:

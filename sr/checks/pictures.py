@@ -30,22 +30,33 @@ def bundled() -> Tensor:
 
 
 def read(path: Path) -> Tensor:
-    """Reads a picture as RGB, shape (3, H, W), float32 in [0, 1].
+    """Reads a picture as RGB, upright, shape (3, H, W), float32 in [0, 1].
 
     Raises:
-        ValueError: The file is missing, or is no picture.
+        ValueError: The file is missing, is no picture, or would have to be changed to be seen: it is partly transparent,
+            or its values have no known white.
     """
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
-            array = np.array(image.convert("RGB"))
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; give a picture (PNG, JPEG, WebP, ...)") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise ValueError(f"{path}: not a picture that Pillow reads ({error}); convert it to PNG") from None
-    return torch.from_numpy(array).permute(2, 0, 1).float() / 255
+    if image.mode.startswith("I;16"):
+        # Pillow would cut off what is above 255.
+        grey = torch.from_numpy(np.array(image).astype(np.float32)) / 65535
+        return grey.expand(3, -1, -1).contiguous()
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"{path}: pixels of 32 bits, of which white is not known; convert it to 8 or 16 bits"
+        )
+    if image.has_transparency_data and np.array(image.convert("RGBA"))[..., 3].min() < 255:
+        raise ValueError(f"{path}: partly transparent; put it on a background and save it without alpha")
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def from_files(paths: Sequence[Path]) -> Tensor:

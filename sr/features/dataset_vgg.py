@@ -37,6 +37,8 @@ class Training:
     """What guessing the commonest class would reach."""
     num_held_out: int
     """Pictures behind the accuracy."""
+    accuracy_by_class: dict[str, float]
+    """The same share, of the held-out pictures of each class; a class of which there was none is left out."""
 
 
 def layout_of(width: int) -> Layout:

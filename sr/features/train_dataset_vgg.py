@@ -133,17 +133,13 @@ def train_dataset_vgg(
     examples = _examples(dataset, task)
     held_out = _stream(dataset, "val", seed=seed, patch_size=patch_size)
     classifier = _Classifier(width, len(examples.classes), seed=seed)
-    _fit(
-        classifier,
-        _stream(dataset, "train", seed=seed, patch_size=patch_size),
-        examples,
-        steps,
-        seed,
-        on_progress,
-    )
+    stream = _stream(dataset, "train", seed=seed, patch_size=patch_size)
+    _fit(classifier, stream, examples, steps, seed, on_progress)
     # Judged is what is delivered.
-    classifier.fold()
-    accuracy, chance, count = _judge(classifier, held_out, examples, seed=seed)
+    classifier.eval().fold()
+    right, seen = _judge(classifier, held_out, examples, seed=seed)
+    # Damage is drawn with equal chances; labels are as common as they are.
+    chance = max(seen.values()) / seen.total() if examples.label_of else 1 / len(examples.classes)
     state = {name: value.detach().clone() for name, value in classifier.plain.state_dict().items()}
     training = Training(
         task=task,
@@ -152,9 +148,10 @@ def train_dataset_vgg(
         steps=steps,
         seed=seed,
         data_fingerprint=dataset.fingerprint,
-        held_out_accuracy=accuracy,
+        held_out_accuracy=right.total() / seen.total(),
         chance=chance,
-        num_held_out=count,
+        num_held_out=seen.total(),
+        accuracy_by_class={examples.classes[label]: right[label] / seen[label] for label in sorted(seen)},
     )
     return state, training
 
@@ -191,21 +188,18 @@ def _fit(
 @torch.no_grad()
 def _judge(
     classifier: _Classifier, stream: Stream, examples: _Examples, *, seed: int
-) -> tuple[float, float, int]:
-    """Accuracy on held-out crops, what the commonest class alone would reach, and the number of crops."""
+) -> tuple[Counter[int], Counter[int]]:
+    """Held-out crops of each class that are classified correctly, and all of them."""
     # A seed of its own, so that held-out damage is not the training's.
     generator = torch.Generator().manual_seed(seed + 1_000_003)
-    right = 0
+    right: Counter[int] = Counter()
     seen: Counter[int] = Counter()
     for _ in range(_HELD_OUT_BATCHES):
         pictures, labels = examples.draw(stream.next_batch(), generator)
-        right += int((classifier(pictures).argmax(1) == labels).sum())
+        right.update(labels[classifier(pictures).argmax(1) == labels].tolist())
         seen.update(labels.tolist())
     stream.close()
-    total = seen.total()
-    # Damage is drawn with equal chances; labels are as common as they are.
-    chance = max(seen.values()) / total if examples.label_of else 1 / len(examples.classes)
-    return right / total, chance, total
+    return right, seen
 
 
 def _stream(dataset: Dataset, split: str, *, seed: int, patch_size: int) -> Stream:

@@ -3,6 +3,11 @@
 A loss is built as `LOSSES[name](**parameters)`, with a default for each parameter. It takes `sr` and `hr`, float32 in
 [0, 1], shape (B, C, H, W) or (B, T, C, H, W), and returns a scalar: zero (or its minimum) where they agree, a mean, so
 that its size does not depend on the batch or the crop. Give the class a one-line docstring: `srloss losses` shows it.
+
+`srloss losses check NAME` proves it. What a loss does not promise by its definition it says in attributes of its class:
+`is_local = False` if the value of a crop need not be like that of the whole, `exempt = {"range": "an angle has no scale"}`
+for a check (by its name in the table) and the reason why it does not apply. A known value goes into
+`sr/checks/known_values.py`: some mistakes nothing else can find.
 """
 
 from __future__ import annotations

@@ -70,7 +70,8 @@ class _Labelled(AdversarialLoss):
 class GanVanilla(_Labelled):
     """The original game in its non-saturating form: binary cross-entropy with the labels real and fake.
 
-    Source: Goodfellow et al., NeurIPS 2014; weight 1e-3 in SRGAN (Ledig et al., CVPR 2017).
+    Source: Goodfellow et al., NeurIPS 2014; in SRGAN (Ledig et al., CVPR 2017) with
+    weight 1e-3 (from the literature, unverified).
     """
 
     def generator_loss(self, fake: Tensor, real: Tensor) -> Tensor:
@@ -157,7 +158,8 @@ class GanWasserstein(AdversarialLoss):
 class GanRelativistic(_Labelled):
     """The relativistic average game: is this more real than the others are on average?
 
-    Source: Jolicoeur-Martineau, ICLR 2019; as in ESRGAN (Wang et al. 2018), weight 5e-3 there.
+    Source: Jolicoeur-Martineau, ICLR 2019; as in ESRGAN (Wang et al. 2018), with weight 5e-3 there (from
+    the literature, unverified).
     """
 
     def generator_loss(self, fake: Tensor, real: Tensor) -> Tensor:
@@ -187,7 +189,8 @@ class GanRelativistic(_Labelled):
 class FeatureMatching(Term):
     """The live discriminator's activations of SR and HR agree: mean L1 over its taps; it needs a gan_* term beside it.
 
-    Source: Wang et al., CVPR 2018 (pix2pixHD), section 3.3, weight 10 there.
+    Source: Wang et al., CVPR 2018 (pix2pixHD), section 3.3, weight 10 there (from the literature, unverified).
+    From 0 up, in the units of the discriminator's activations.
     """
 
     needs = ("fake_features", "real_features")

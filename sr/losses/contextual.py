@@ -17,6 +17,8 @@ from sr.losses.feature_distance import FeatureDistance, weighted_taps
 class Contextual(FeatureDistance):
     """Contextual loss: each feature of the target wants a similar one anywhere in the output; needs no alignment.
 
+    From nearly 0 (every feature has its like) up.
+
     Args:
         network: Name in NETWORKS.
         taps: Names of layers. Unless given, `conv3_4` where the network has it, else the last but two of its default

@@ -25,6 +25,8 @@ _METRIC_SIDE = 256
 class Dists(FeatureDistance):
     """DISTS: structure and texture similarity of VGG16's channels, tolerant of resampled texture.
 
+    From 0 to 1 where nothing agrees, above that where structure is inverted.
+
     Args:
         weights: `imagenet`, or `random` for rehearsals without the files: a random VGG16 in which all channels count
             alike; then the numbers mean nothing.

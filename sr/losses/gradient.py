@@ -42,8 +42,9 @@ class Gdl(nn.Module):
 class Sobel(nn.Module):
     """L1 of Sobel derivatives: compares edges with their sign and direction, blind to level.
 
-    Derivatives per pixel (the kernels sum to 1 on each side of the centre), horizontally plus vertically, within the
-    picture only: padding would make edges of its own. Use it beside a pixel loss.
+    Derivatives per pixel (the kernels sum to 1/2 on each side, two pixels apart), horizontally plus vertically, within the
+    picture only: padding would make edges of its own. The differences skip the pixel in the middle, so that a
+    checkerboard of single pixels is invisible: use it beside a pixel loss.
 
     Source: Sobel and Feldman 1968, "An Isotropic 3x3 Image Gradient Operator".
     """
@@ -75,7 +76,8 @@ class Tv(nn.Module):
     the gradient. It is least where the picture is flat, not where it agrees with the target.
 
     Source: Rudin, Osher and Fatemi 1992, "Nonlinear total variation based noise removal algorithms"; as a regulariser
-    of a network's output Johnson et al., ECCV 2016; Ledig et al., CVPR 2017 give it a weight of 2e-8.
+    of a network's output Johnson et al., ECCV 2016; Ledig et al., CVPR 2017 give it a weight of 2e-8
+    (from the literature, unverified).
     """
 
     def __init__(self, *, isotropic: bool = False) -> None:

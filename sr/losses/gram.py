@@ -15,14 +15,15 @@ from sr.losses.feature_distance import weighted_taps
 from sr.losses.term import FeatureLoss
 
 _ENHANCENET = {"relu1_1": 0.3, "relu2_1": 1.0, "relu3_1": 1.0}
-"""Relative weights of EnhanceNet (3e-7, 1e-6, 1e-6), from the literature; the absolute ones depend on the network's
-scaling, so calibrate."""
+"""Relative weights of EnhanceNet (3e-7, 1e-6, 1e-6; from the literature, unverified); the absolute ones depend on the
+network's scaling, so calibrate."""
 
 
 class Gram(FeatureLoss):
     """Style loss: distance of Gram matrices, which hold the texture and forget its place.
 
     A Gram matrix is divided by channels and positions, so that the loss does not depend on the size of the crop.
+    From 0 up, in the units of the network's activations (squared, for `l2` to the fourth power).
 
     Args:
         network: Name in NETWORKS.

@@ -21,9 +21,9 @@ _LAYOUTS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 class Lpips(FeatureDistance):
     """LPIPS v0.1: unit-normalised activations, squared differences weighted as people judged them.
 
-    Its input normalisation is ImageNet's, written for [-1, 1]: so it shares its features with every other term on the
-    same network. The weights of the channels are those that the `lpips` package brings; the backbone is found as any
-    feature network is, and never downloaded unasked.
+    From 0 up, without unit. Its input normalisation is ImageNet's, written for [-1, 1]: so it shares its
+    features with every other term on the same network. The weights of the channels are those that the
+    `lpips` package brings; the backbone is found as any feature network is, and never downloaded unasked.
 
     Args:
         net: `alex` is the metric of the literature, `vgg` the usual loss.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class L1(nn.Module):
-    """Mean absolute difference."""
+    """Mean absolute difference; from 0 up, on the scale of the pictures."""
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Returns the scalar loss."""
@@ -15,7 +15,7 @@ class L1(nn.Module):
 
 
 class Mse(nn.Module):
-    """Mean squared difference: maximises PSNR and blurs what is uncertain."""
+    """Mean squared difference: maximises PSNR and blurs what is uncertain; from 0 up, squared units of the pictures."""
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Returns the scalar loss."""

@@ -16,7 +16,7 @@ from sr.warp import visible, warp
 class TemporalDifference(nn.Module):
     """Mean absolute error of the change from frame to frame: punishes flicker, and is blind to what stands still.
 
-    mean |(s_t - s_{t-1}) - (y_t - y_{t-1})|.
+    mean |(s_t - s_{t-1}) - (y_t - y_{t-1})|, from 0 up, on the scale of the pictures. L1 of temporal derivatives.
     """
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
@@ -67,10 +67,12 @@ class PingPong(Term):
     The model sees the clip to its end and then backwards to its start; a frame must look the same both times.
 
     Source: Chu et al., ACM TOG 2020, "Learning Temporal Coherence via Self-Supervision for GAN-based Video Generation"
-    (TecoGAN), section 3.3; their weight is 0.5.
+    (TecoGAN), section 3.3; their weight is 0.5 (from the literature, unverified).
     """
 
     needs: ClassVar[tuple[str, ...]] = ("sr_backward",)
+    # Bicubic enlargement has no memory: at it, both ways are the same and the gradient is zero.
+    calibrated: ClassVar[bool] = False
 
     def __init__(self, *, criterion: Literal["l1", "l2"] = "l1") -> None:
         super().__init__()

@@ -44,12 +44,13 @@ PRESETS: dict[str, Preset] = {
     "seed2": Preset("vgg19", ("relu3_3",), "l2", normalisation="none"),
     # Johnson et al., ECCV 2016, section 3.2.
     "johnson": Preset("vgg16", ("relu2_2",), "l2"),
-    # Ledig et al., CVPR 2017, equation 5. Its factor 0.006 belongs to weights for inputs in 0..255: calibrate instead.
+    # Ledig et al., CVPR 2017, equation 5. Its factor 0.006 (from the literature, unverified)
+    # belongs to the scale of their activations: calibrate instead.
     "srgan22": Preset("vgg19", ("relu2_2",), "l2"),
     "srgan54": Preset("vgg19", ("relu5_4",), "l2"),
     # Wang et al., ECCVW 2018, section 3.3: before the activation.
     "esrgan": Preset("vgg19", ("conv5_4",), "l1"),
-    # Wang et al., ICCVW 2021, section 4.1.
+    # Wang et al., ICCVW 2021, section 4.1; the tap weights are from the literature, unverified.
     "realesrgan": Preset(
         "vgg19", ("conv1_2", "conv2_2", "conv3_4", "conv4_4", "conv5_4"), "l1", (0.1, 0.1, 1.0, 1.0, 1.0)
     ),
@@ -59,6 +60,7 @@ PRESETS: dict[str, Preset] = {
 class Vgg(FeatureLoss):
     """Perceptual loss: L1 or squared difference of a frozen network's activations, summed over taps.
 
+    From 0 up, in the units of the network's activations (squared for `l2`), so that its size says nothing by itself.
     With neither preset nor network it is VGG19 with the last ReLU of each block and L1.
 
     Args:

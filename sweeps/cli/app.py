@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 config_app = typer.Typer(
-    help="Show the complete configuration of a trial, or its schema.", no_args_is_help=True
+    help="Show the complete configuration of a trial, its schema, and what it can name.", no_args_is_help=True
 )
 app.add_typer(shard.app, name="shard")
 app.add_typer(losses.app, name="losses")
@@ -164,6 +164,22 @@ def config_schema(
     from sweeps.cli.commands import config_schema as command
 
     command(section, sweep_file=sweep_file)
+
+
+@config_app.command("parts")
+def config_parts(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            help="losses, models, discriminators, degradations, metrics or profiles; all if left out."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List what a configuration can name, with all settings."""
+    from sweeps.cli.parts import listed
+
+    listed(kind, as_json=as_json)
 
 
 @config_app.command("recipe")

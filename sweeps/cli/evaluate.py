@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sr.config import TrialConfig
     from sr.judge import Comparison, Row
     from sr.ledger import Ledger
+    from sr.summary import Summary
     from sweeps.cli.show import Ticker
 
 
@@ -116,6 +117,7 @@ class _Result:
     sources: int
     compared: dict[str, Comparison]
     notes: list[str]
+    summary: Summary
 
 
 def _results(
@@ -177,7 +179,11 @@ def _again(name: str, ledger: Ledger) -> _Result:
     device = single_process(config.engine.device).device
     baseline = GENERATORS[BASELINE](scale=config.scale)
     bicubic, _ = judge(baseline, material, config, device=device, metrics=names)
-    return _Result(name, material.what, _sources(rows), compare(rows, bicubic, names), material.notes)
+    summary = ledger.summary()
+    assert summary is not None, "evaluate_trial writes one"
+    return _Result(
+        name, material.what, _sources(rows), compare(rows, bicubic, names), material.notes, summary
+    )
 
 
 def _elsewhere(name: str, path: Path, wishes: _Wishes, ticker: Ticker | _Silent, *, shown: int) -> _Result:
@@ -219,12 +225,14 @@ def _judged(
 ) -> _Result:
     from sr.judge import chosen_metrics, compare, judge, open_material
     from sr.metrics import DEFAULT_PROFILE, PROFILES
+    from sr.summary import WholeSet
     from sr.world import single_process
 
     metrics = chosen_metrics(wishes.profile, wishes.metrics, default=PROFILES[DEFAULT_PROFILE].metrics)
     material = open_material(config, split=wishes.split or "test")
     if wishes.split == "train":
         material.notes.append("judged on training clips: a model knows those it was trained on")
+    whole = WholeSet(config)
     own, bicubic = judge(
         generator,
         material,
@@ -235,8 +243,10 @@ def _judged(
         on_progress=lambda done, clip: ticker.update(
             done, clip, total=len(material), label=f"evaluating {name}"
         ),
+        on_clip=lambda item: whole.see(item.source, lr=item.lr, hr=item.hr, sr=item.sr),
     )
-    return _Result(name, material.what, _sources(own), compare(own, bicubic, metrics), material.notes)
+    compared = compare(own, bicubic, metrics)
+    return _Result(name, material.what, _sources(own), compared, material.notes, whole.summary(own))
 
 
 def _sources(rows: list[Row]) -> int:
@@ -246,6 +256,7 @@ def _sources(rows: list[Row]) -> int:
 def _plain(result: _Result) -> dict[str, Any]:
     from sr.metrics import METRICS
 
+    told = result.summary.separability
     return {
         name: {
             **asdict(one.own),
@@ -255,6 +266,8 @@ def _plain(result: _Result) -> dict[str, Any]:
             "bicubic": asdict(one.baseline),
             "over_bicubic": one.gain,
             "better_than_bicubic_on": one.better_on,
+            "told_from_real": None if told is None else asdict(told),
+            "warnings": [asdict(finding) for finding in result.summary.warnings],
         }
         for name, one in result.compared.items()
     }
@@ -284,6 +297,17 @@ def _print(result: _Result) -> None:
     for name, one in result.compared.items():
         undefined = f"; undefined on {one.own.num_undefined} clips" if one.own.num_undefined else ""
         say(f"  {METRICS[name].label}: {METRICS[name].convention}{undefined}")
-    for note in result.notes:
+    say(f"  {_told_from_real(result.summary)}")
+    for note in (*result.notes, *(finding.message for finding in result.summary.warnings)):
         warn(note)
     say()
+
+
+def _told_from_real(summary: Summary) -> str:
+    told = summary.separability
+    if told is None:
+        return f"told from real pictures: not measured, {summary.why_not_separated}"
+    return (
+        f"told from real pictures: AUC {told.auc:.3f}, 95 % interval {told.low:.3f} to {told.high:.3f}; 0.5: cannot be told, "
+        f"1: always ({told.num_patches} patches of {told.num_sources} pictures that the classifier has not seen)"
+    )

@@ -22,6 +22,8 @@ from sr.features.weights import (
 )
 from sweeps.cli.show import progress, say, say_json
 
+_CLASSES_TOLD = 16
+
 
 def list_networks(*, as_json: bool) -> None:
     """Prints a line for each network, and one for each file that a loss needs besides."""
@@ -78,8 +80,16 @@ def train(
         f"held-out accuracy {training.held_out_accuracy:.1%} on {training.num_held_out} crops, "
         f"chance {training.chance:.1%}, {len(training.classes)} classes"
     )
+    say(_by_class(training.accuracy_by_class))
     say(f"wrote {out}, sha256 {sha256[:12]}")
-    say(f"use it as a loss: {{type: vgg, network: dataset_vgg, path: {out}}}")
+    say(f'use it in a loss: "l1 + 0.1*vgg(network=dataset_vgg, path={str(out)!r})"')
+
+
+def _by_class(accuracies: dict[str, float]) -> str:
+    """Of many classes only those that are learnt worst."""
+    worst = sorted(accuracies, key=lambda name: accuracies[name])[:_CLASSES_TOLD]
+    told = ", ".join(f"{name} {accuracies[name]:.0%}" for name in accuracies if name in worst)
+    return f"by class: {told}" if len(worst) == len(accuracies) else f"the worst classes: {told}"
 
 
 def fetch(name: str, *, to: Path | None) -> None:

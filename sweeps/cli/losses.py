@@ -26,16 +26,23 @@ StandIn = Annotated[
 def losses(context: typer.Context, as_json: Json = False) -> None:
     """List the losses, with their parameters; or one of the commands below."""
     if context.invoked_subcommand is None:
-        from sweeps.cli.losses_listed import listed
+        from sweeps.cli.parts import listed
+        from sweeps.cli.show import say
 
-        listed(as_json=as_json)
+        listed("losses", as_json=as_json)
+        if not as_json:
+            say("\nA weighted sum in a config:  loss: 0.8*l1 + 0.2*ssim  or  l1 + 0.1*vgg(preset=esrgan)")
 
 
 @app.command()
 def check(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME ...]", help="Losses; all if left out.", show_default=False),
+        typer.Argument(
+            metavar="[NAME ...]",
+            help="Losses, as in a config: ssim, or 'vgg(network=effnet_lite0)'; all if left out.",
+            show_default=False,
+        ),
     ] = None,
     pictures: Annotated[
         list[Path] | None,
@@ -62,7 +69,10 @@ def microscope(
     names: Annotated[
         list[str] | None,
         typer.Option(
-            "--loss", metavar="NAME", help="Only this loss; repeat for several.", show_default=False
+            "--loss",
+            metavar="NAME",
+            help="Only this loss, with settings in brackets if need be; repeat for several.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[

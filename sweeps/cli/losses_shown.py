@@ -7,30 +7,39 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sr.checks import microscope_picture, pictures
 from sr.checks.conformance import CHECKS, Report, report
 from sr.checks.microscope import View, look
+from sr.checks.named import NamedLoss, named
 from sr.checks.results import Verdict
-from sr.configfile import ConfigError, unknown
+from sr.configfile import ConfigError
 from sr.losses import LOSSES
 from sweeps.cli.show import out as console
 from sweeps.cli.show import progress, say, say_json
 
 _MARKS: dict[Verdict, str] = {"pass": "✓", "fail": "✗", "not applicable": "·", "not run": "?"}
+_COLOURS: dict[Verdict, str] = {
+    "pass": "green",
+    "fail": "bold red",
+    "not applicable": "dim",
+    "not run": "yellow",
+}
+_GROUP = 5
 _DETAILED_UP_TO = 2
 """Losses for which every check is a line with its numbers; more make one table."""
 
 
 def check(names: list[str], files: list[Path], *, stand_in_weights: bool, as_json: bool) -> int:
     """Runs the suite and prints it; 1 if a check fails, or a loss asked for by name could not be run."""
-    chosen = _known(names) or sorted(LOSSES)
+    chosen = _read(names) or [NamedLoss(name) for name in sorted(LOSSES)]
     shown = pictures.from_files(files) if files else pictures.bundled()
     reports: list[Report] = []
     with progress("checking", len(chosen)) as ticker:
-        for number, name in enumerate(chosen):
-            ticker.update(number, name)
-            reports.append(report(name, shown, stand_in_weights=stand_in_weights))
+        for number, entry in enumerate(chosen):
+            ticker.update(number, str(entry))
+            reports.append(report(entry, shown, stand_in_weights=stand_in_weights))
     if as_json:
         say_json([_plain(one) for one in reports])
     elif len(reports) <= _DETAILED_UP_TO:
@@ -42,11 +51,17 @@ def check(names: list[str], files: list[Path], *, stand_in_weights: bool, as_jso
     return int(failed)
 
 
-def _known(names: list[str]) -> list[str]:
-    faults = [unknown("loss", name, LOSSES) for name in names if name not in LOSSES]
+def _read(texts: list[str]) -> list[NamedLoss]:
+    """The losses that are named; all mistakes are told at once."""
+    entries, faults = [], []
+    for text in texts:
+        try:
+            entries.append(named(text))
+        except ConfigError as error:
+            faults += error.faults
     if faults:
         raise ConfigError(faults)
-    return names
+    return entries
 
 
 def _plain(one: Report) -> dict[str, object]:
@@ -71,14 +86,18 @@ def _print_one(one: Report) -> None:
 
 def _print_all(reports: list[Report]) -> None:
     run = [one for one in reports if one.results]
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    table.add_column("loss", no_wrap=True)
-    for number in range(1, len(CHECKS) + 1):
-        table.add_column(f"{number}", justify="right", no_wrap=True)
-    for one in run:
-        cells = [_coloured(result.verdict) for result in one.results]
-        table.add_row(f"{one.loss}{' °' if one.note else ''}", *cells)
-    _print_wide(table, 26 + 3 * len(CHECKS))
+    names = [f"{one.loss}{' °' if one.note else ''}" for one in run]
+    width = max(map(len, names), default=0)
+    # Marks side by side, in groups of five under the number of the first: all checks fit into 80 columns.
+    starts = range(0, len(CHECKS), _GROUP)
+    say(f"{'':{width}}  " + " ".join(f"{start + 1:<{_GROUP}}" for start in starts).rstrip())
+    for name, one in zip(names, run, strict=True):
+        line = Text(f"{name:{width}} ")
+        for number, result in enumerate(one.results):
+            line.append("" if number % _GROUP else " ").append(
+                _MARKS[result.verdict], style=_COLOURS[result.verdict]
+            )
+        console.print(line)
     say()
     _print_legend()
     if any(one.note for one in run):
@@ -93,22 +112,14 @@ def _print_all(reports: list[Report]) -> None:
     say(_summary(reports))
 
 
-def _coloured(verdict: Verdict) -> str:
-    colours: dict[Verdict, str] = {
-        "pass": "green",
-        "fail": "bold red",
-        "not applicable": "dim",
-        "not run": "yellow",
-    }
-    return f"[{colours[verdict]}]{_MARKS[verdict]}[/]"
-
-
 def _print_legend() -> None:
     names = [f"{number:2} {name}" for number, name in enumerate(CHECKS, start=1)]
     rows = -(-len(names) // 3)
+    widths = [max(map(len, names[column * rows : (column + 1) * rows])) for column in range(3)]
     for row in range(rows):
-        say("   ".join(f"{name:34}" for name in names[row::rows]).rstrip())
-    say("✓ pass   ✗ fail   · not applicable   ? not run          one loss in full: srloss losses check NAME")
+        cells = [f"{name:{width}}" for name, width in zip(names[row::rows], widths, strict=False)]
+        say("   ".join(cells).rstrip())
+    say("✓ pass   ✗ fail   · not applicable   ? not run      one loss in full: srloss losses check NAME")
 
 
 def _print_wide(table: Table, least: int) -> None:
@@ -143,9 +154,8 @@ def microscope(
     as_json: bool,
 ) -> None:
     """Writes the picture and prints the table."""
-    view = look(
-        pictures.read(image), losses=_known(names) or None, mse=mse, stand_in_weights=stand_in_weights
-    )
+    losses = [str(entry) for entry in _read(names)]
+    view = look(pictures.read(image), losses=losses or None, mse=mse, stand_in_weights=stand_in_weights)
     if names and view.skipped:
         raise ConfigError([f"{name}: {reason}" for name, reason in view.skipped.items()])
     path = out or Path(f"{image.stem}-microscope.png")

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from sr.upscale.model import Upscaler
     from sr.upscale.writing import VideoOptions
+    from sweeps.cli.show import Ticker
 
 _OK, _FAILED, _SOME_FAILED = 0, 1, 3
 
@@ -152,7 +153,7 @@ def _folder(source: Path, out: Path, upscaler: Upscaler, options: VideoOptions, 
     _refuse_video_options(options)
     if out.is_file():
         raise ValueError(f"{out}: is a file, and {source} is a folder; name a folder to write to")
-    with progress("upscaling", 1) as ticker:
+    with progress("upscaling pictures", 1) as ticker:
         done = upscale_folder(
             source,
             out,
@@ -180,20 +181,27 @@ def _say_clips(upscaler: Upscaler) -> None:
 
 
 def _video(source: Path, out: Path, upscaler: Upscaler, options: VideoOptions, *, force: bool) -> int:
+    from time import monotonic
+
     from sr.upscale.video import upscale_video
     from sweeps.cli.show import progress, say, warn
 
     as_mp4 = source.suffix.lower() in (".mp4", ".m4v", ".mov", ".webm")
     target = _inside(out, source.name if as_mp4 else source.with_suffix(".mkv").name)
+    started = monotonic()
+
+    def tell(ticker: Ticker, done: int, total: int) -> None:
+        ticker.update(done, f"{done / (monotonic() - started):.1f} frames/s", total=max(done, total))
+
     try:
-        with progress("upscaling", 1) as ticker:
+        with progress("upscaling frames", 1) as ticker:
             written = upscale_video(
                 source,
                 target,
                 upscaler,
                 options=options,
                 force=force,
-                on_progress=lambda done, total: ticker.update(done, "frames", total=max(done, total)),
+                on_progress=lambda done, total: tell(ticker, done, total),
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; {target} was not written") from None
@@ -201,10 +209,11 @@ def _video(source: Path, out: Path, upscaler: Upscaler, options: VideoOptions, *
         warn(note)
     for line in written.damage:
         warn(f"{source}: {line}")
+    seconds = monotonic() - started
     copied = f", {_count(written.copied, 'stream')} copied" if written.copied else ""
     say(
         f"{target}: {_count(written.frames, 'frame')} of {written.width} x {written.height} px{copied}, "
-        f"x{upscaler.scale} by {upscaler.name}"
+        f"x{upscaler.scale} by {upscaler.name}; {seconds:.0f} s, {written.frames / seconds:.1f} frames/s"
     )
     return _SOME_FAILED if written.damage else _OK
 

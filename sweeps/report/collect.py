@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from shards import manifest
 from sr.ledger import State
 from sr.metrics import METRICS
+from sr.metrics.perception_distortion import region
+from sr.summary import Summary
 from sweeps.driver import Sweep
 from sweeps.evaluation import BASELINE
 from sweeps.report.data import (
@@ -19,6 +22,7 @@ from sweeps.report.data import (
     Difference,
     Estimate,
     MetricInfo,
+    OnWholeSet,
     ReportData,
     TrialRow,
 )
@@ -44,6 +48,11 @@ def collect(sweep: Sweep, verdict: Verdict) -> ReportData:
     rows = [_with_cost(row, candidate, sweep) for row, candidate in zip(rows, verdict.ranking, strict=True)]
     if verdict.baseline:
         rows.append(_row(verdict.baseline, verdict))
+    everybody = [*verdict.ranking, *([verdict.baseline] if verdict.baseline else [])]
+    rows = [
+        replace(row, on_whole_set=_on_whole_set(_summaries(candidate, sweep), verdict.primary))
+        for row, candidate in zip(rows, everybody, strict=True)
+    ]
     validated = baseline.rows("validation") if baseline.exists() else []
     curve_name = sweep.config.metric.name
     return ReportData(
@@ -56,6 +65,7 @@ def collect(sweep: Sweep, verdict: Verdict) -> ReportData:
         distortion_metric="psnr_y",
         perception_metric=perception_metric(verdict),
         candidates=tuple(rows),
+        why_not_told_from_real=_why_not_told(sweep, verdict),
         curve_metric=_info(sweep.config.metric.evaluation_name, sweep),
         curves=tuple(_curve(trial, sweep) for trial in _shown_trials(sweep, verdict)),
         curve_baseline=validated[-1][curve_name] if validated else None,
@@ -103,12 +113,49 @@ def _row(candidate: Candidate, verdict: Verdict) -> CandidateRow:
         ),
         train_seconds=None,
         images_per_second=None,
+        on_whole_set=None,
     )
 
 
-def _with_cost(row: CandidateRow, candidate: Candidate, sweep: Sweep) -> CandidateRow:
-    from dataclasses import replace
+def _summaries(candidate: Candidate, sweep: Sweep) -> list[Summary]:
+    """Of all its trials, or none: a mean over some of the seeds would not be that of the row."""
+    ledgers = [sweep.ledger(trial) for trial in candidate.trials] or [sweep.folder.baseline(BASELINE)]
+    summaries = [summary for ledger in ledgers if (summary := ledger.summary()) is not None]
+    return summaries if len(summaries) == len(ledgers) else []
 
+
+def _on_whole_set(summaries: list[Summary], primary: str) -> OnWholeSet | None:
+    if not summaries or not all(primary in summary.metrics for summary in summaries):
+        return None
+    spread = [summary.metrics[primary] for summary in summaries]
+    told = [summary.separability for summary in summaries]
+    rmse = _mean([summary.rmse for summary in summaries])
+    auc, low, high = (_mean([one and getattr(one, part) for one in told]) for part in ("auc", "low", "high"))
+    return OnWholeSet(
+        median=float(np.mean([one.median for one in spread])),
+        p5=float(np.mean([one.p5 for one in spread])),
+        p95=float(np.mean([one.p95 for one in spread])),
+        of_the_mean=_mean([one.of_the_mean for one in spread]),
+        rmse=rmse,
+        region=None if rmse is None else region(rmse),
+        told_from_real=None if auc is None or low is None or high is None else Estimate(auc, low, high),
+    )
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """None where one of them is None."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def _why_not_told(sweep: Sweep, verdict: Verdict) -> str:
+    # They are all judged on the same clips: what is missing for one is missing for all.
+    candidates = [*verdict.ranking, *([verdict.baseline] if verdict.baseline else [])]
+    summaries = [summary for candidate in candidates for summary in _summaries(candidate, sweep)]
+    return next((summary.why_not_separated for summary in summaries if summary.why_not_separated), "")
+
+
+def _with_cost(row: CandidateRow, candidate: Candidate, sweep: Sweep) -> CandidateRow:
     ledgers = [sweep.ledger(trial) for trial in candidate.trials]
     rates = [rows[-1]["images_per_second"] for rows in (ledger.rows("train") for ledger in ledgers) if rows]
     return replace(

@@ -43,6 +43,24 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class OnWholeSet:
+    """What the held-out clips show only together; of several seeds the mean of each number."""
+
+    median: float
+    """Of the primary metric over clips, as the two percentiles."""
+    p5: float
+    p95: float
+    of_the_mean: float | None
+    """Of a PSNR the PSNR of the mean error, else None: far below the mean where a few clips are very bad."""
+    rmse: float | None
+    """Distortion as in PIRM 2018, on 0..255."""
+    region: int | None
+    """PIRM's region 1, 2 or 3 of `rmse`; None beyond."""
+    told_from_real: Estimate | None
+    """AUC of a classifier that tells SR from HR, interval over source pictures; None where it was not measured."""
+
+
+@dataclass(frozen=True, slots=True)
 class CandidateRow:
     """One loss in the table; all its seeds together. The bicubic baseline is a row of its own."""
 
@@ -64,6 +82,8 @@ class CandidateRow:
     """Mean wall seconds of training of one trial; None for the baseline."""
     images_per_second: float | None
     """Training throughput in patches per second."""
+    on_whole_set: OnWholeSet | None
+    """None where no trial recorded it, or not all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +149,8 @@ class ReportData:
     perception_metric: str
     candidates: tuple[CandidateRow, ...]
     """Best first by the primary metric, then the baseline."""
+    why_not_told_from_real: str
+    """Why nobody has `told_from_real`; empty where somebody has, or nothing was recorded."""
     curve_metric: MetricInfo
     curves: tuple[Curve, ...]
     curve_baseline: float | None

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 
+from sweeps.report import whole_set
 from sweeps.report.data import CandidateRow, Difference, MetricInfo, ReportData
 from sweeps.report.numbers import MINUS, MISSING, NARROW_SPACE, interval, is_finite, number, p_value, signed
 
@@ -24,13 +25,27 @@ def to_csv(data: ReportData) -> str:
     header = ["loss", "seeds", *(f"{name}_{part}" for name in names for part in parts)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*header, "train_seconds", "patches_per_second"])
+    writer.writerow([*header, "train_seconds", "patches_per_second", *_CSV_ON_WHOLE_SET])
     for row in data.candidates:
         cells = [value for name in names for value in _csv_cells(row, name)]
-        writer.writerow(
-            [row.name, row.num_seeds, *map(_exact, (*cells, row.train_seconds, row.images_per_second))]
-        )
+        cells += [row.train_seconds, row.images_per_second, *_csv_on_whole_set(row)]
+        writer.writerow([row.name, row.num_seeds, *map(_exact, cells)])
     return out.getvalue()
+
+
+_CSV_ON_WHOLE_SET = (
+    "primary_median", "primary_p5", "primary_p95", "primary_of_the_mean_error", "rmse",
+    "told_from_real_auc", "told_from_real_low", "told_from_real_high",
+)  # fmt: skip
+
+
+def _csv_on_whole_set(row: CandidateRow) -> tuple[float | None, ...]:
+    whole = row.on_whole_set
+    if whole is None:
+        return (None,) * len(_CSV_ON_WHOLE_SET)
+    told = whole.told_from_real
+    auc = (told.mean, told.low, told.high) if told else (None, None, None)
+    return (whole.median, whole.p5, whole.p95, whole.of_the_mean, whole.rmse, *auc)
 
 
 def _csv_cells(row: CandidateRow, metric: str) -> tuple[float | None, ...]:
@@ -53,7 +68,8 @@ def _exact(value: float | None) -> str:
 
 def to_markdown(data: ReportData) -> str:
     """A table for a pull request or an issue: best in bold, not distinguishable from it underlined."""
-    header = ["loss", "seeds", *(_heading(metric) for metric in data.metrics), "train s", "patches/s"]
+    header = ["loss", "seeds", *(_heading(metric) for metric in data.metrics)]
+    header += [*whole_set.exported_headings(data), "train s", "patches/s"]
     lines = [_piped(header), _piped(["---", *["---:"] * (len(header) - 1)])]
     for row in data.candidates:
         cells = [_markdown_name(row.name), str(row.num_seeds)]
@@ -64,6 +80,7 @@ def to_markdown(data: ReportData) -> str:
             cells.append(
                 "<br>".join(filter(None, (mean, _difference(row.to_baseline.get(metric.name), metric))))
             )
+        cells += whole_set.exported_cells(row, data)
         lines.append(_piped([*cells, number(row.train_seconds, 1), number(row.images_per_second, 1)]))
     notes = [
         f"{metric.label}: {_one_line(metric.convention)}" for metric in data.metrics if metric.convention
@@ -75,11 +92,12 @@ def to_latex(data: ReportData) -> str:
     """A `tabular` for the package booktabs; the differences stand in a column of their own."""
     metrics = data.metrics
     header = [f"\\multicolumn{{2}}{{c}}{{{_latex(_heading(metric, arrows=False))}}}" for metric in metrics]
+    more = [_latex(text) for text in whole_set.exported_headings(data)]
     lines = [
         "% needs \\usepackage{booktabs}",
-        f"\\begin{{tabular}}{{lr{'rl' * len(metrics)}rr}}",
+        f"\\begin{{tabular}}{{lr{'rl' * len(metrics)}{'r' * len(more)}rr}}",
         "\\toprule",
-        " & ".join(["loss", "seeds", *header, "train s", "patches/s"]) + r" \\",
+        " & ".join(["loss", "seeds", *header, *more, "train s", "patches/s"]) + r" \\",
         "\\midrule",
     ]
     for row in data.candidates:
@@ -90,6 +108,7 @@ def to_latex(data: ReportData) -> str:
             mean = f"\\underline{{{mean}}}" if metric.name in row.tied_with_best_on else mean
             difference = _latex_numbers(_difference(row.to_baseline.get(metric.name), metric))
             cells += [mean, f"{{\\scriptsize {difference}}}" if difference else ""]
+        cells += [_latex_numbers(text) for text in whole_set.exported_cells(row, data)]
         cells += [
             _latex_numbers(number(row.train_seconds, 1)),
             _latex_numbers(number(row.images_per_second, 1)),

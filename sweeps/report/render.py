@@ -8,7 +8,7 @@ from importlib import resources
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from sweeps.report import exports, view
+from sweeps.report import exports, view, whole_set
 from sweeps.report.data import ReportData
 from sweeps.report.palette import looks
 from sweeps.report.svg import clean
@@ -31,6 +31,7 @@ def render(data: ReportData) -> str:
         verdict=data.verdict.strip() or "No verdict yet: no loss has been evaluated.",
         primary=data.metrics[0] if data.metrics else None,
         table=view.table(data, known),
+        whole=whole_set.table(data, known),
         exports={
             "csv": exports.to_csv(data),
             "markdown": exports.to_markdown(data),

@@ -19,12 +19,12 @@ README = (ROOT / "README.md").read_text()
 pytestmark = pytest.mark.timeout(400)
 
 
-def block(heading: str) -> str:
-    """The first block of commands under a heading."""
+def block(heading: str, *, number: int = 0) -> str:
+    """A block of commands under a heading, the first unless another number is given."""
     section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    found = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
-    assert found, heading
-    return found[1]
+    found = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    assert len(found) > number, heading
+    return found[number]
 
 
 def bash(script: str, folder: Path) -> str:
@@ -63,11 +63,11 @@ def test_the_demo_is_one_command(checkout: Path) -> None:
         "[2/5] sweep:",
         "[3/5] evaluate:",
         "[4/5] report:",
-        "[5/5] W&B check: 8 of 8",
+        "[5/5] W&B check: 10 of 10",
     ):
         assert step in text, text
     assert "Verdict: " in text
-    assert "4 losses beat bicubic on PSNR-Y on pictures they have not seen" in text
+    assert "of 5 losses beat bicubic on PSNR-Y on pictures they have not seen" in text
     page = checkout / "demo" / "report.html"
     assert 200_000 < page.stat().st_size < 5_000_000
     opened_in_a_browser(page)
@@ -122,6 +122,29 @@ def test_the_first_sweep_is_the_lines_it_says(checkout: Path, tmp_path: Path) ->
     assert "5 trials of 5 losses" in text
     assert "Verdict: " in text
     assert "report: runs/sweeps/photos-" in text
+
+
+def test_a_recipe_is_rehearsed_and_its_model_is_used(tmp_path: Path) -> None:
+    assert "Verdict: " in bash(block("What can be compared", number=1), tmp_path)
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.ascontiguousarray(skimage.data.chelsea()[100:164, 120:216])).save(picture)
+    bash(block("What can be compared").replace("PICTURE", str(picture)), tmp_path)
+    assert Image.open(tmp_path / "picture-microscope.png").width > 1000
+
+    (trial,) = list((tmp_path / "runs").glob("sweeps/seed1-*/trials/*/config.yaml"))[:1]
+    script = block("Using a trained model")
+    assert [line.split()[1] for line in script.strip().splitlines()] == ["upscale", "evaluate", "export"]
+    script = script.replace("holiday.mp4 holiday-x2.mp4", f"{picture} large.png").replace(
+        "TRIAL", str(trial.parent)
+    )
+    pictures = tmp_path / "other"
+    pictures.mkdir()
+    picture.rename(pictures / picture.name)
+    script = script.replace("OTHER", str(pictures)).replace(str(picture), str(pictures / picture.name))
+    text = bash(script, tmp_path)
+    assert Image.open(tmp_path / "large.png").size == (192, 128)
+    assert "PSNR-RGB" in text
+    assert (tmp_path / "model" / "model.safetensors").exists()
 
 
 def test_every_command_of_the_list_exists() -> None:

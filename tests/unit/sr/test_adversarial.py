@@ -82,6 +82,9 @@ def test_smoothing_is_one_sided_and_noise_stays_within_its_width() -> None:
     # The mean square of a number drawn from [0, 0.2] is 0.04 / 3.
     value = noisy.discriminator_loss(torch.zeros(100_000), torch.ones(100_000)).item()
     assert value == pytest.approx(0.04 / 3, rel=0.02)
+    # Labels of real pictures lie from 0.8 to 1: about 0.9, which is therefore the best judgement.
+    value = noisy.discriminator_loss(torch.zeros(100_000), torch.full((100_000,), 0.9)).item()
+    assert value == pytest.approx((0.04 / 12 + 0.04 / 3) / 2, rel=0.02)
     with pytest.raises(ValueError, match=r"label_noise: 0\.5"):
         game("gan_vanilla", label_noise=0.5)
 
@@ -108,6 +111,59 @@ def test_penalties_of_a_linear_critic_are_known() -> None:
     penalty.backward()
     assert critic.vector.grad is not None
     assert critic.vector.grad.norm() == pytest.approx(40)
+
+
+class Quadratic(nn.Module):
+    """A discriminator whose gradient at a picture is that picture."""
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return pictures.square().flatten(1).sum(1) / 2, {}
+
+
+def test_the_critics_slope_is_taken_at_random_points_between() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fake, real = (torch.rand(4, 3, 4, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    torch.manual_seed(7)
+    penalty = GanWasserstein(gradient_penalty=2).penalty(Quadratic(), fake, real).item()
+    torch.manual_seed(7)
+    share = torch.rand(4, 1, 1, 1).double()
+    assert len(set(share.flatten().tolist())) == 4
+    norms = (share * real + (1 - share) * fake).flatten(1).norm(dim=1)
+    assert penalty == pytest.approx(2 * (norms - 1).square().mean().item(), rel=1e-6)
+
+
+def test_the_penalty_at_real_pictures_comes_every_so_often_and_so_much_stronger() -> None:
+    def learn(**settings: Any) -> list[float]:
+        config = AdversarialConfig(discriminator=Component(type="patch_d", channels=8), **settings)  # type: ignore[call-arg]
+        adversary = Adversary(config, game("gan_hinge"), seed=0, betas=(0.9, 0.99), world=WORLD)
+        hr = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        return [adversary.learn(hr * 0.5, hr, step=i, learning_rate=1e-9)["penalty"] for i in range(7)]
+
+    assert learn() == [0.0] * 7
+    every = learn(r1_gamma=2.0, r1_every=1)
+    third = learn(r1_gamma=2.0, r1_every=3)
+    assert all(value > 0 for value in every)
+    # Spectral norms settle over the first calls, so the slope is nearly, not quite, the same.
+    assert [value > 0 for value in third] == [True, False, False, True, False, False, True]
+    assert third[6] == pytest.approx(3 * every[6], rel=0.05)
+
+
+def test_the_averaged_discriminator_follows_slowly_and_is_what_is_kept() -> None:
+    config = AdversarialConfig(
+        discriminator=Component(type="vgg_d", channels=4, dense_channels=8),  # type: ignore[call-arg]
+        ema_decay=0.9,
+    )
+    adversary = Adversary(config, game("gan_hinge"), seed=0, betas=(0.9, 0.99), world=WORLD)
+    hr = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    name, parameter = next(iter(adversary.engine.module.named_parameters()))
+    expected = parameter.detach().clone()
+    for update in range(3):
+        adversary.learn(hr * 0.5, hr, step=update, learning_rate=1e-2)
+        # Early steps weigh more, so that the average does not remember the start.
+        expected.lerp_(parameter.detach(), 1 - min(0.9, (1 + update) / (10 + update)))
+    kept = adversary.state_dict()
+    assert torch.allclose(kept["discriminator_ema"][name], expected)
+    assert not torch.allclose(kept["discriminator"]["module"][name], expected)
 
 
 def test_feature_matching_is_the_mean_over_taps_and_leaves_the_target_alone() -> None:

@@ -35,7 +35,8 @@ class Counting(FeatureNetwork):
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.kernels = [torch.randn(4, c, 3, 3, generator=generator) for c in (3, 4)]
+        # Not frozen, so that a graph of the target would show.
+        self.kernels = [torch.randn(4, c, 3, 3, generator=generator).requires_grad_() for c in (3, 4)]
         self.calls: list[tuple[tuple[str, ...], bool, tuple[int, ...]]] = []
 
     def forward(self, pictures: Tensor, taps: tuple[str, ...]) -> Features:
@@ -97,7 +98,7 @@ def test_terms_on_one_network_share_its_activations(views: Views) -> None:
 
 def test_different_networks_do_not_share(views: Views) -> None:
     first, second = Counting(), Counting()
-    second.kernels[0] *= 2
+    second.kernels[0].data *= 2
     terms = {"a": Difference(first, ("deep",)), "b": Difference(second, ("deep",))}
     _, raw = Criterion(terms, [1.0, 1.0])(views)
     assert raw["b"].item() == pytest.approx(2 * raw["a"].item(), rel=1e-5)

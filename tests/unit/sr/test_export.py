@@ -98,7 +98,7 @@ def test_one_checkpoint_can_be_exported(trial: Path, tmp_path: Path) -> None:
     assert f"| val/psnr_y | {step_8['val/psnr_y']:.4f} |" in card
 
 
-@pytest.mark.parametrize("place", ["weights", "config", "header", "length"])
+@pytest.mark.parametrize("place", ["weights", "config", "name", "scale", "srloss", "key", "length"])
 def test_a_damaged_file_is_refused(trial: Path, tmp_path: Path, place: str) -> None:
     done = export_safetensors(trial, tmp_path / "out")
     content = bytearray(done.model.read_bytes())
@@ -108,7 +108,10 @@ def test_a_damaged_file_is_refused(trial: Path, tmp_path: Path, place: str) -> N
         at = {
             "weights": len(content) - 100,
             "config": content.index(b"steps") + 10,
-            "header": 30,
+            "name": content.index(b'"name":"') + 10,
+            "scale": content.index(b'"scale":"') + 9,
+            "srloss": content.index(b'"srloss":"') + 10,
+            "key": content.index(b'"scale":"') + 3,
         }[place]
         content[at] ^= 1
     done.model.write_bytes(content)
@@ -224,6 +227,12 @@ def test_the_code_on_the_cards_runs(
         with torch.no_grad():
             exec(code.replace("FOLDER", "."), names)
         assert np.abs(np.asarray(names["sr"]) - wanted.numpy()).max() < 1e-5
+
+
+def test_an_onnx_export_is_not_taken_for_a_model_to_load(onnx_model: Exported) -> None:
+    for given in (onnx_model.folder, onnx_model.model):
+        with pytest.raises(ValueError, match=r"an ONNX export.*--format safetensors"):
+            load_generator(given)
 
 
 def test_onnx_runs_on_sizes_it_was_not_compared_on(trial: Path, onnx_model: Exported) -> None:

@@ -118,6 +118,26 @@ def test_a_trial_measured_again_is_what_its_record_says(run: Callable[..., Any],
     assert again["espcn at step 12"]["psnr_y"]["bicubic"] == first["psnr_y"]["bicubic"]
 
 
+def test_what_is_suspicious_and_what_is_told_from_real_is_printed(
+    run: Callable[..., Any], trial: Ledger, pictures: Path
+) -> None:
+    """Three pictures are too few to tell; nearest is below bicubic; a trial prints what its record says."""
+    result = run("nearest", "--scale", 2, "--data", pictures, as_json=False)
+    assert "told from real pictures: not measured, 3 held-out pictures" in result.output
+    assert "below bicubic's" in " ".join(result.output.split())
+    found = run("nearest", "--scale", 2, "--data", pictures)["nearest"]["psnr_y"]
+    assert 2 in [finding["rule"] for finding in found["warnings"]]
+    assert found["told_from_real"] is None
+    Image.fromarray(skimage.data.rocket()[100:170, 250:330]).save(pictures / "3.png")
+    told = run("bicubic", "--scale", 2, "--data", pictures)["bicubic"]["psnr_y"]["told_from_real"]
+    assert told["num_sources"] == 2
+    again = run(trial.folder)[trial.folder.name]["psnr_y"]
+    summary = trial.summary()
+    assert summary is not None
+    assert again["mean"] == summary.metrics["psnr_y"].mean
+    assert len(again["warnings"]) == len(summary.warnings)
+
+
 def test_splits_degradations_and_crops(
     run: Callable[..., Any], trial: Ledger, pictures: Path, tmp_path: Path
 ) -> None:

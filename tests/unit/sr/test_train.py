@@ -14,7 +14,9 @@ from sr import checkpoint
 from sr.config import OptimizerConfig, TrialConfig, parse_trial
 from sr.ledger import Ledger, State
 from sr.losses import LOSSES
-from sr.train import TrialDivergedError, build_criterion, build_generator, learning_rate, train
+from sr.parts import build_criterion, build_generator
+from sr.schedule import learning_rate
+from sr.train import TrialDivergedError, train
 from sr.world import single_process
 
 WORLD = single_process("cpu")

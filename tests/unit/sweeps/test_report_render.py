@@ -325,9 +325,28 @@ def test_csv_holds_the_table_at_full_precision(data: ReportData) -> None:
         assert float(found["psnr_y_mean"]) == row.scores["psnr_y"].mean
         if row.is_baseline:
             assert found["lpips_difference"] == found["train_seconds"] == ""
+            assert float(found["told_from_real_auc"]) == 0.996
         else:
             assert float(found["lpips_difference_low"]) == row.to_baseline["lpips"].estimate.low
             assert float(found["train_seconds"]) == row.train_seconds
+            assert row.on_whole_set is not None
+            assert float(found["primary_p5"]) == row.on_whole_set.p5
+
+
+def test_the_second_table_shows_what_was_recorded(data: ReportData) -> None:
+    page = render(data)
+    first = data.candidates[0].on_whole_set
+    assert first is not None
+    table = page[page.index('id="whole-table"') :]
+    table = table[: table.index("</table>")]
+    shown = [f"{value:.2f}" for value in (first.p5, first.median, first.p95, first.of_the_mean, first.rmse)]
+    assert re.findall(r"<span>([\d.]+)</span>", table)[:6] == [*shown, "0.970"]
+    assert "[0.890, 1.000]" in table
+    assert "0.5 = cannot be told" in page
+    assert 'id="whole-table"' not in render(ODD_INPUTS["nothing on the whole set"])
+    assert "not measured: 3 held-out pictures; it takes 4 or more." in render(ODD_INPUTS["few sources"])
+    assert "told from real" not in exports.to_markdown(ODD_INPUTS["nothing on the whole set"])
+    assert "0.970 [0.890, 1.000]" in exports.to_markdown(data).splitlines()[2]
 
 
 def test_csv_survives_any_name(data: ReportData) -> None:
@@ -355,4 +374,4 @@ def test_latex_is_balanced_and_escaped(data: ReportData) -> None:
     columns = {
         len(re.findall(r"(?<!\\)&", line)) for line in latex.splitlines() if line.startswith(("l1", "mse"))
     }
-    assert columns == {3 + 2 * len(data.metrics)}
+    assert columns == {3 + 2 * len(data.metrics) + 4}

@@ -144,3 +144,41 @@ def test_the_id_follows_from_what_decides_the_result() -> None:
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in recipe_path("demo").parent.glob("*.yaml")))
 def test_every_recipe_is_a_valid_sweep(recipe: str) -> None:
     assert len(expand(read_sweep(recipe_path(recipe)))) >= 8
+
+
+def test_a_loss_may_have_a_name_that_changes_nothing_else() -> None:
+    named = {"name": "mixed", "terms": "0.5*l1 + 0.5*ssim"}
+    sweep = parse_sweep({**BASE, "parameters": {"loss": ["l1", named], "seed": [0, 1]}}, where="")
+    plain = parse_sweep({**BASE, "parameters": {"loss": ["l1", named["terms"]], "seed": [0, 1]}}, where="")
+    assert {trial.candidate for trial in expand(sweep)} == {"l1", "mixed"}
+    assert [t.trial_id for t in expand(sweep)] == [t.trial_id for t in expand(plain)]
+    one = parse_sweep(
+        {**BASE, "parameters": {"loss": [{"name": "c", "type": "charbonnier", "epsilon": 0.1}]}}, where=""
+    )
+    assert expand(one)[0].candidate == "c"
+    clash = [named, {"name": "mixed", "terms": "mse"}]
+    with pytest.raises(ConfigError, match="several losses are named mixed"):
+        expand(parse_sweep({**BASE, "parameters": {"loss": clash}}, where=""))
+
+
+def test_small_makes_the_files_own_changes_first(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "parameters: {loss: [l1, mse], seed: [0, 1]}\n"
+        "trial: {data: {path: x}, model: {type: espcn, channels: 64}, training: {steps: 1000}}\n"
+        "small: {parameters.seed: [0], trial.model.channels: 4, trial.training.steps: 5}\n"
+    )
+    trials = expand(read_sweep(path, ["training.steps=7"], small=True))
+    assert len(trials) == 2
+    assert trials[0].config.model.parameters["channels"] == 4
+    assert trials[0].config.training.steps == 7
+    assert len(expand(read_sweep(path))) == 4
+    path.write_text("parameters: {loss: [l1]}\n")
+    with pytest.raises(ConfigError, match="no 'small'"):
+        read_sweep(path, small=True)
+
+
+def test_the_verdicts_metric_must_be_measured() -> None:
+    trial = {"data": {"path": "x"}, "evaluation": {"metrics": ["ssim_y"]}}
+    with pytest.raises(ConfigError, match=r"evaluation\.metrics: lacks psnr_y"):
+        expand(parse_sweep({**BASE, "trial": trial}, where=""))

@@ -9,8 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skimage
+import torch
 
+from sr.config import parse_trial
 from sr.ledger import State, Status
+from sr.resize import bicubic, upscale_bicubic
+from sr.summary import Summary, WholeSet
 from sweeps.driver import Sweep
 from sweeps.report.collect import collect
 from sweeps.report.render import render
@@ -20,6 +25,7 @@ from sweeps.verdict import Verdict, draw
 
 CLIPS = [(f"picture{source}#{tile}", f"picture{source}") for source in range(8) for tile in range(3)]
 DIFFICULTY = np.repeat(np.random.default_rng(0).normal(30, 4, 8), 3)
+CONFIG = parse_trial({"scale": 2, "data": {"path": "nowhere"}, "loss": "l1"})
 Gain = Callable[[PlannedTrial], float]
 
 
@@ -197,6 +203,131 @@ def test_few_seeds_and_few_pictures_are_caveats(tmp_path: Path, monkeypatch: pyt
     assert any(caveat.startswith("1 seed per loss") for caveat in verdict.caveats)
     assert any("4 held-out pictures cannot show a difference" in caveat for caveat in verdict.caveats)
     assert verdict.sentence.startswith("No loss is distinguishable")
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[torch.Tensor]:
+    """One of 64 x 64 for each source of CLIPS, about equally hard; shape (1, 1, 3, 64, 64)."""
+    coffee = torch.from_numpy(skimage.data.coffee()[100:164, 60:572]).permute(2, 0, 1).float() / 255
+    return [coffee[None, None, ..., 64 * i : 64 * (i + 1)] for i in range(8)]
+
+
+def seen(
+    photographs: list[torch.Tensor],
+    model: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    psnr: np.ndarray = DIFFICULTY,
+    step: int = 0,
+) -> Summary:
+    """What a model leaves of the photographs; `step` > 0 takes every such pixel for LR in place of antialiasing."""
+    whole = WholeSet(CONFIG)
+    for number, hr in enumerate(photographs):
+        lr = hr[..., ::step, ::step] if step else bicubic(hr, height=32, width=32).clamp(0, 1)
+        whole.see(f"picture{number}", lr=lr, hr=hr, sr=model(lr))
+    return whole.summary(rows(psnr))
+
+
+def cubic(lr: torch.Tensor) -> torch.Tensor:
+    return upscale_bicubic(lr, 2)
+
+
+def black(lr: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(cubic(lr))
+
+
+def summarised(
+    folder: Path, photographs: list[torch.Tensor], models: dict[str, Callable[..., torch.Tensor]], **how: Any
+) -> Sweep:
+    """A planted sweep whose trials, and bicubic, have looked at the photographs; cubic where no model is named."""
+    sweep = planted(folder, by_loss(l1=1.5, mse=1.0, ssim=0.5))
+    found = {name: seen(photographs, model, **how) for name, model in {"other": cubic, **models}.items()}
+    sweep.folder.baseline("bicubic").write_summary(found["other"])
+    for trial in sweep.trials:
+        sweep.ledger(trial).write_summary(found.get(trial.candidate, found["other"]))
+    return sweep
+
+
+def test_a_black_model_is_named_once_and_before_the_other_caveats(
+    tmp_path: Path, photographs: list[torch.Tensor]
+) -> None:
+    sweep = summarised(tmp_path, photographs, {"mse": black, "ssim": black})
+    ledger = sweep.ledger(sweep.trials[0])
+    ledger.set_status(dataclasses.replace(ledger.status(), met_wall_time_cap=True))
+    caveats = draw(sweep).caveats
+    assert len(caveats) == 3
+    assert caveats[0].startswith("mse and ssim: the output spans 0 to 0")
+    assert caveats[1].startswith("mse and ssim: PSNR-RGB ")
+    assert "no more than a black picture's" in caveats[1]
+    assert caveats[1].endswith("(numbers of mse).")
+    assert "met the wall-time cap" in caveats[2]
+
+
+def test_below_bicubic_and_no_better_than_black_are_two_lines(
+    tmp_path: Path, photographs: list[torch.Tensor]
+) -> None:
+    models = {"mse": black, "l1": lambda lr: cubic(lr).roll(1, dims=-1)}
+    sweep = summarised(tmp_path, photographs, models)
+    below = [caveat for caveat in draw(sweep).caveats if "is below bicubic's" in caveat]
+    assert len(below) == 1
+    assert below[0].startswith("l1: ")
+    lucky = next(trial for trial in sweep.trials if trial.candidate == "l1")
+    sweep.ledger(lucky).write_summary(seen(photographs, cubic))
+    below = [caveat for caveat in draw(sweep).caveats if "is below bicubic's" in caveat]
+    assert below[0].startswith("l1 (2 of 3 seeds): ")
+
+
+def test_what_is_wrong_with_the_data_is_said_once_and_of_nobody(
+    tmp_path: Path, photographs: list[torch.Tensor]
+) -> None:
+    caveats = draw(summarised(tmp_path, photographs, {}, step=2)).caveats
+    assert len(caveats) == 1
+    assert caveats[0].startswith(
+        "The held-out pictures: LR differs from HR brought down by antialiased bicubic"
+    )
+
+
+def test_a_model_that_explodes_on_a_few_pictures_is_named_and_their_variety_is_not(
+    tmp_path: Path, photographs: list[torch.Tensor]
+) -> None:
+    # Flat ones are restored exactly by all, which pulls the mean of the PSNRs up.
+    varied = [torch.full_like(hr, 0.5) if i > 2 else hr for i, hr in enumerate(photographs)]
+    assert not [c for c in draw(summarised(tmp_path / "a", varied, {})).caveats if "of the mean error" in c]
+
+    darkest = min(photographs, key=lambda hr: hr.mean().item()).mean().item()
+    models = {"mse": lambda lr: cubic(lr) + 0.8 * (lr.mean() < darkest + 1e-3)}
+    caveats = draw(summarised(tmp_path / "b", photographs, models)).caveats
+    assert [c[:14] for c in caveats if "of the mean error" in c] == ["mse: the mean "]
+
+
+def test_the_report_tells_the_spread_and_what_is_told_from_real(
+    tmp_path: Path, photographs: list[torch.Tensor]
+) -> None:
+    sweep = summarised(tmp_path, photographs, {"ssim": black})
+    verdict = draw(sweep)
+    data = collect(sweep, verdict)
+    by_name = {row.name: row.on_whole_set for row in data.candidates}
+    l1, worst = by_name["l1"], by_name["ssim"]
+    assert l1 is not None
+    assert worst is not None
+    assert (l1.p5, l1.median, l1.p95) == pytest.approx(tuple(np.percentile(DIFFICULTY, (5, 50, 95))))
+    assert l1.told_from_real == by_name["bicubic"].told_from_real  # type: ignore[union-attr]
+    assert worst.told_from_real is not None
+    assert worst.told_from_real.mean == 1.0
+    page = render(data)
+    assert "no more than a black picture" in page
+    assert page.index("no more than a black picture") < page.index('id="main-table"')
+    # One seed without a record: the mean of the others is not the loss's.
+    (sweep.ledger(verdict.ranking[0].trials[0]).folder / "summary.json").unlink()
+    assert collect(sweep, verdict).candidates[0].on_whole_set is None
+
+
+def test_few_pictures_are_the_reason_why_nothing_is_told_from_real(
+    tmp_path: Path, photographs: list[torch.Tensor]
+) -> None:
+    sweep = summarised(tmp_path, photographs[:3], {})
+    data = collect(sweep, draw(sweep))
+    assert data.why_not_told_from_real == "3 held-out pictures; it takes 4 or more"
+    assert "not measured: 3 held-out pictures" in render(data)
 
 
 def test_trials_that_would_be_judged_differently_are_refused() -> None:

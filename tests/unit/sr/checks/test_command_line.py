@@ -78,6 +78,32 @@ class TestCheck:
         assert rehearsed.exit_code == 0
         assert "says nothing about perception" in rehearsed.output
 
+    def test_table_fits_a_narrow_terminal(self, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        names = ["l1", "huber", "mse"]
+        result = run(app, ["check", *names, "--picture", str(image)])
+        lines = result.output.splitlines()
+        assert max(map(len, lines)) <= 100
+        rows = {
+            line.split()[0]: "".join(line.split()[1:])
+            for line in lines
+            if line.split()[:1] and line.split()[0] in names
+        }
+        assert {name: len(marks) for name, marks in rows.items()} == dict.fromkeys(names, len(CHECKS))
+        numbered = result.output.split("°")[0]
+        assert all(f"{number} {name}" in numbered for number, name in enumerate(CHECKS, start=1))
+
+    def test_settings_in_brackets(self, image: Path) -> None:
+        name = "vgg(network=effnet_lite0, taps=[stem, block2])"
+        result = run(app, ["check", name, "--picture", str(image)])
+        assert result.exit_code == 0
+        assert result.output.startswith(name)
+        assert "✓ network input" in result.output
+
+    def test_all_mistakes_in_names_are_told(self) -> None:
+        result = run(app, ["check", "l3", "2*l1"])
+        assert "l3" in str(result.exception)
+        assert "2*l1" in str(result.exception)
+
     def test_unknown_name(self) -> None:
         result = run(app, ["check", "l3"])
         assert result.exit_code != 0
@@ -102,6 +128,11 @@ class TestMicroscope:
         assert view["mse"] == 100
         assert view["losses"][0]["loss"] == "l1"
         assert sorted(view["losses"][0]["ranks"])[0] == 1
+
+    def test_settings_in_brackets(self, image: Path, tmp_path: Path) -> None:
+        out, name = tmp_path / "out.png", "vgg(network=effnet_lite0, taps=[stem])"
+        result = run(app, ["microscope", str(image), "--loss", name, "-o", str(out), "--json"])
+        assert [row["loss"] for row in json.loads(result.output)["losses"]] == [name]
 
     def test_loss_that_cannot_be_shown_is_an_error_if_asked_for(self, image: Path) -> None:
         result = run(app, ["microscope", str(image), "--loss", "l1", "--loss", "tv"])

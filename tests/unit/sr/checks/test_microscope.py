@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from sr.checks import distortions, microscope_picture
-from sr.checks.microscope import look, spoil
+from sr.checks.microscope import default_losses, look, spoil
+from sr.losses import LOSSES
 
 _LOSSES = ["l1", "mse", "ssim", "dss", "gdl", "dct_csf"]
 
@@ -100,6 +101,11 @@ class TestLook:
         assert set(view.skipped) == {"tv", "gan_vanilla", "temporal_diff"}
         assert "discriminator" in view.skipped["gan_vanilla"]
 
+    def test_by_default_one_loss_has_genuine_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert default_losses()[-1] == "vgg(network=effnet_lite0)"
+        monkeypatch.setattr("sr.checks.microscope.find_or_none", lambda _name: None)
+        assert default_losses() == list(LOSSES)
+
     def test_random_weights_are_named(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("SRLOSS_WEIGHTS", str(tmp_path))
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -117,6 +123,16 @@ class TestLook:
 
 
 class TestDraw:
+    def test_a_long_name_stays_in_its_column(self) -> None:
+        frame = photograph("astronaut")[:, :128, :128]
+        name = "vgg(network=random_vgg, taps=[conv1_1, relu1_1], criterion=l2, normalisation=none)"
+        view = look(frame, losses=["l1", name])
+        sheet = np.asarray(Image.open(io.BytesIO(microscope_picture.draw(view, title="x"))))
+        row = 104 + 128 + 64 + 30 + 34
+        written, gap = sheet[row : row + 30, 28:284], sheet[row : row + 30, 284:294]
+        assert written.min() < 100
+        assert gap.min() == 255
+
     def test_shows_every_version_and_darker_for_worse(self) -> None:
         view = look(photograph("astronaut"), losses=["l1", "dss"])
         sheet = np.asarray(Image.open(io.BytesIO(microscope_picture.draw(view, title="astronaut"))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from shards.foreign import IndexOptions, index_foreign
 from shards.manifest import Dataset, load
+from sr.expression import parse_loss
 from sr.features import load_network
 from sr.features.corruptions import CORRUPTIONS, corrupt
 from sr.features.dataset_vgg import read_training, save_dataset_vgg
@@ -132,6 +134,8 @@ def test_labels_are_learnt(tmp_path: Path, as_json: bool) -> None:
     assert training.chance == pytest.approx(0.5, abs=0.1)
     assert len(losses) == 60
     assert training.held_out_accuracy > 0.95
+    assert set(training.accuracy_by_class) == {"day", "night"}
+    assert min(training.accuracy_by_class.values()) > 0.9
 
 
 def test_labels_that_are_missing(photos: Path, tmp_path: Path) -> None:
@@ -189,6 +193,19 @@ def test_train_and_list_by_command(photos: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["chance"] == pytest.approx(1 / 12)
     assert load_network("dataset_vgg", path=str(out)).weights.sha256 == json.loads(result.stdout)["sha256"]
+    assert set(json.loads(result.stdout)["accuracy_by_class"]) <= set(CORRUPTIONS)
+    told = CliRunner().invoke(app, [*command, "--force"]).stdout
+    assert re.search(r"^by class: clean \d+%, blur sigma 0.7 \d+%", told, re.MULTILINE), told
+    quoted = re.search(r'^use it in a loss: "(.+)"$', told, re.MULTILINE)
+    assert quoted is not None, told
+    assert parse_loss(quoted[1])[1] == {
+        "type": "vgg",
+        "weight": 0.1,
+        "network": "dataset_vgg",
+        "path": str(out),
+    }
+    with pytest.raises(ValueError, match="names of files need quotes"):
+        parse_loss("vgg(network=dataset_vgg, path=my.safetensors)")
     again = CliRunner().invoke(app, command)
     assert "--force" in str(again.exception)
     listed = CliRunner().invoke(app, ["list", "--json"])

@@ -82,7 +82,9 @@ def test_a_black_model_below_bicubic_has_one_warning_not_two() -> None:
 
 
 def test_warnings_come_with_the_measured_values() -> None:
-    (tail,) = lint(Facts(psnr=(40.0, 40.0, 40.0, 10.0)))
+    assert lint(Facts(psnr=(40.0, 40.0, 40.0, 10.0), tail_of_bicubic_db=15.6)) == []
+    (tail,) = lint(Facts(psnr=(40.0, 40.0, 40.0, 10.0), tail_of_bicubic_db=15.3))
+    assert lint(Facts(psnr=(40.0, 40.0, 40.0, 10.0))) == [tail]
     assert "32.50 dB" in tail.message
     assert "16.01 dB" in tail.message
     (summed,) = lint(Facts(psnr=(83.24,), frames_per_clip=6))
