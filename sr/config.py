@@ -157,7 +157,9 @@ class EvaluationConfig(Section):
     max_tiles_per_source: int = Field(default=4, ge=1)
     """Tiles of one picture, spread evenly over it, so that no large picture dominates."""
     metrics: tuple[str, ...] = Field(default=("psnr_y", "ssim_y", "haarpsi", "gmsd"), min_length=1)
-    """What is measured on each clip; `srloss evaluate --help` tells where all of them are listed."""
+    """What is measured on each held-out clip (srloss config parts metrics); a sweep adds what its verdict is drawn on."""
+    validation: tuple[str, ...] = Field(default=("psnr_y", "ssim_y"), min_length=1)
+    """What each validation measures, as `val/NAME`; a sweep adds what it tunes on."""
 
 
 class EngineConfig(Section):
@@ -280,11 +282,12 @@ def _write_out_model(value: object) -> dict[str, Any]:
 def _unknown_metrics(evaluation: object) -> list[str]:
     from sr.metrics import METRICS
 
-    names = evaluation.get("metrics", []) if isinstance(evaluation, dict) else []
-    if not isinstance(names, list):
-        return []
+    section = evaluation if isinstance(evaluation, dict) else {}
+    lists = {key: section.get(key) for key in ("metrics", "validation")}
     return [
-        f"evaluation.metrics: {unknown('metric', str(name), METRICS)}"
+        f"evaluation.{key}: {unknown('metric', str(name), METRICS)}"
+        for key, names in lists.items()
+        if isinstance(names, list)
         for name in names
         if name not in METRICS
     ]

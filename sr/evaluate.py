@@ -20,7 +20,6 @@ from sr.data import Clip, evaluation_key, hr_and_lr, judged_frames
 from sr.degrade import GIVEN
 from sr.metrics import measure, to_8bit
 
-VALIDATION_METRICS = ("psnr_y", "ssim_y")
 _MAX_SAVED_CROPS = 48
 
 
@@ -129,5 +128,5 @@ def validation_scores(
     generator: nn.Module, dataset: Dataset, clips: list[Clip], config: TrialConfig, *, device: torch.device
 ) -> dict[str, float]:
     """Mean over clips of the metrics of a validation, named as in the ledger."""
-    rows = evaluate(generator, dataset, clips, config, device=device, metrics=VALIDATION_METRICS)
+    rows = evaluate(generator, dataset, clips, config, device=device, metrics=config.evaluation.validation)
     return {f"val/{name}": value for name, value in mean_scores(rows).items()}

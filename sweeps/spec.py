@@ -17,7 +17,6 @@ from pydantic import Field, model_validator
 
 from sr.config import Section, TrialConfig, fingerprint, parse_trial, write_out_loss
 from sr.configfile import ConfigError, apply_overrides, read_yaml, set_path, unknown, validate
-from sr.evaluate import VALIDATION_METRICS
 from sr.expression import format_loss
 from sr.losses import LOSSES
 from sr.metrics import METRICS
@@ -36,7 +35,7 @@ class MetricSpec(Section):
 
     @model_validator(mode="after")
     def _exists(self) -> MetricSpec:
-        known = [f"val/{name}" for name in VALIDATION_METRICS]
+        known = [f"val/{name}" for name in METRICS]
         if self.name not in known:
             raise ValueError(unknown("metric", self.name, known))
         goal = "maximize" if METRICS[self.evaluation_name].higher_is_better else "minimize"
@@ -232,10 +231,6 @@ def expand(sweep: SweepConfig, *, dataset_fingerprint: str = "") -> list[Planned
             ]
             continue
         trials.setdefault(planned.trial_id, planned)
-        judged_on = planned.config.evaluation.metrics
-        if sweep.metric.evaluation_name not in judged_on:
-            fault = f"evaluation.metrics: lacks {sweep.metric.evaluation_name}, which the verdict is drawn on; add it"
-            faults += [fault] if fault not in faults else []
     if faults:
         raise ConfigError(faults[:10])
     return list(trials.values())
@@ -325,7 +320,7 @@ def _plan(sweep: SweepConfig, assignment: Mapping[str, Any], dataset_fingerprint
             set_path(full, name, value, where=f"parameters.{name}")
     if dataset_fingerprint and isinstance(full.get("data"), dict):
         full["data"]["fingerprint"] = dataset_fingerprint
-    config = parse_trial(full)
+    config = _measured_on(parse_trial(full), sweep.metric.evaluation_name)
     tuned = {name: value for name, value in assignment.items() if not _is_compared(name)}
     candidate = loss_name(parse_trial(coarse)) if "data" in coarse else loss_name(config)
     # Tuning a weight must not make a new candidate of each value, so the candidate is read before it is set.
@@ -335,6 +330,14 @@ def _plan(sweep: SweepConfig, assignment: Mapping[str, Any], dataset_fingerprint
         if len(sweep.parameters[name].choices() or (0, 0)) > 1
     )
     return PlannedTrial(fingerprint(config), config, candidate, variant)
+
+
+def _measured_on(config: TrialConfig, metric: str) -> TrialConfig:
+    """The trial with the sweep's metric among what its validations and its evaluation measure."""
+    evaluation = config.evaluation
+    lists = {"metrics": evaluation.metrics, "validation": evaluation.validation}
+    added = {key: (*names, metric) for key, names in lists.items() if metric not in names}
+    return config.model_copy(update={"evaluation": evaluation.model_copy(update=added)}) if added else config
 
 
 def _set_loss(data: dict[str, Any], name: str, value: Any) -> None:  # noqa: ANN401

@@ -188,9 +188,8 @@ def run_one_trial(folder: Path, *, replay: bool, report: Callable[[dict[str, Any
 
     ledger, config = open_trial(folder)
     if replay:
-        names = ("step", "val/psnr_y", "val/ssim_y")
         for row in ledger.rows("validation"):
-            report({name: row[name] for name in names})
+            report({name: value for name, value in row.items() if name == "step" or name.startswith("val/")})
     if ledger.status().is_over:
         return
     with _logging_to(ledger.log_path):

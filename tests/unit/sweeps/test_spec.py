@@ -178,7 +178,14 @@ def test_small_makes_the_files_own_changes_first(tmp_path: Path) -> None:
         read_sweep(path, small=True)
 
 
-def test_the_verdicts_metric_must_be_measured() -> None:
+def test_what_a_sweep_is_tuned_and_judged_on_is_measured() -> None:
     trial = {"data": {"path": "x"}, "evaluation": {"metrics": ["ssim_y"]}}
-    with pytest.raises(ConfigError, match=r"evaluation\.metrics: lacks psnr_y"):
-        expand(parse_sweep({**BASE, "trial": trial}, where=""))
+    (first, *_) = expand(parse_sweep({**BASE, "trial": trial}, where=""))
+    assert first.config.evaluation.metrics == ("ssim_y", "psnr_y")
+    assert first.config.evaluation.validation == ("psnr_y", "ssim_y")
+    metric = {"name": "val/gmsd", "goal": "minimize"}
+    (first, *_) = expand(parse_sweep({**BASE, "metric": metric}, where=""))
+    assert first.config.evaluation.validation == ("psnr_y", "ssim_y", "gmsd")
+    assert "gmsd" in first.config.evaluation.metrics
+    with pytest.raises(ConfigError, match="goal: val/gmsd is better the lower"):
+        parse_sweep({**BASE, "metric": {"name": "val/gmsd"}}, where="")
