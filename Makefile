@@ -8,8 +8,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/srloss demo
 
+# Unit tests share the processors; those that start processes of their own have the machine to themselves.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/unit -n auto --dist loadfile
+	$(BIN)/python -m pytest tests/integration tests/e2e
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

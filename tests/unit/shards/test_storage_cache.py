@@ -298,7 +298,9 @@ def test_without_a_cache_only_what_is_needed_is_read(server: UnkindServer) -> No
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff" * 16, b"x" * 1000, struct.pack("<Qd", 0, time.time() - 1000)]
+    "content",
+    [b"", b"\xff" * 16, b"x" * 1000, struct.pack("<Qd", 0, time.time() - 1000)],
+    ids=["empty", "huge", "long", "old"],
 )
 def test_a_damaged_count_is_taken_anew(server: UnkindServer, tmp_path: Path, content: bytes) -> None:
     storage = cached(server, tmp_path, cap_bytes=450_000)
