@@ -50,7 +50,7 @@ def aggregate(values: Tensor | np.ndarray | Sequence[float], name: str) -> Aggre
     defined = given[~np.isnan(given)]
     if not len(defined):
         raise ValueError(
-            f"metrics.{name}: got {len(given)} values, none of them defined; evaluate more clips"
+            f"metrics.{name}: undefined on all {len(given)} clips ({metric.convention}); leave it out, or evaluate other clips"
         )
     if not np.isfinite(defined).all():
         raise ValueError(

@@ -55,8 +55,8 @@ def test_very_low_values_do_not_overflow() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([], "got 0 values"),
-        ([math.nan] * 3, "none of them defined"),
+        ([], "undefined on all 0 clips"),
+        ([math.nan] * 3, "undefined on all 3 clips"),
         ([1.0, math.inf], "1 of 2 values are infinite"),
     ],
 )
