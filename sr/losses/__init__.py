@@ -44,26 +44,20 @@ from sr.losses.vgg import Vgg
 from sr.losses.watson import WatsonDct
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
+    # Pixels.
     "l1": L1,
     "mse": Mse,
-    "charbonnier": Charbonnier,
-    "ssim": SsimLoss,
-    "gan_vanilla": GanVanilla,
-    "gan_lsgan": GanLeastSquares,
-    "gan_hinge": GanHinge,
-    "gan_wgan": GanWasserstein,
-    "gan_ragan": GanRelativistic,
-    "feature_matching": FeatureMatching,
-    "temporal_diff": TemporalDifference,
-    "warp": WarpLoss,
-    "pingpong": PingPong,
     "huber": Huber,
+    "charbonnier": Charbonnier,
+    "tv": Tv,
+    "lr_consistency": LrConsistency,
+    # Structure and edges.
+    "ssim": SsimLoss,
     "ms_ssim": MsSsim,
     "ms_ssim_l1": MsSsimL1,
     "gdl": Gdl,
     "sobel": Sobel,
-    "tv": Tv,
-    "lr_consistency": LrConsistency,
+    # Frequencies.
     "fft_l1": FftL1,
     "focal_frequency": FocalFrequency,
     "dct_l1": DctL1,
@@ -72,9 +66,21 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "psnr_hvs_m": PsnrHvsM,
     "dss": Dss,
     "dct_jnd": DctJnd,
+    # Feature networks.
     "vgg": Vgg,
     "lpips": Lpips,
     "dists": Dists,
     "gram": Gram,
     "contextual": Contextual,
+    # Adversarial.
+    "gan_vanilla": GanVanilla,
+    "gan_lsgan": GanLeastSquares,
+    "gan_hinge": GanHinge,
+    "gan_wgan": GanWasserstein,
+    "gan_ragan": GanRelativistic,
+    "feature_matching": FeatureMatching,
+    # Video.
+    "temporal_diff": TemporalDifference,
+    "warp": WarpLoss,
+    "pingpong": PingPong,
 }
