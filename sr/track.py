@@ -63,7 +63,8 @@ class WandbFeed:
     """Feeds offline W&B runs from ledgers until it is left; use it in a `with`."""
 
     def __init__(self, root: Path, trials: Sequence[TrackedTrial], *, project: str, group: str) -> None:
-        self._root = root
+        # The client is a process of its own, with a working folder of its own.
+        self._root = root.resolve()
         self._trials = trials
         self._project = project
         self._group = group
@@ -98,6 +99,8 @@ class WandbFeed:
         for name in ("CACHE_DIR", "DATA_DIR", "CONFIG_DIR"):
             os.environ[f"WANDB_{name}"] = str(self._root / "wandb" / ".client")
         os.environ["WANDB_ERROR_REPORTING"] = "false"
+        # Whoever started this process may have a client; it ends when he does, in the middle of a sweep.
+        os.environ.pop("WANDB_SERVICE", None)
         for trial in self._trials:
             # A run of an interrupted sweep is rebuilt whole rather than continued: two logs of one run would
             # repeat steps when they are uploaded.

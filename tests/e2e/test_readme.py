@@ -28,7 +28,11 @@ def block(heading: str, *, number: int = 0) -> str:
 
 
 def bash(script: str, folder: Path) -> str:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        # Of a W&B client that somebody else had, and that has ended.
+        "WANDB_SERVICE": "3-1-unix-/nowhere/wandb.sock",
+    }
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
