@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sr.components import complete
-from sr.configfile import ConfigError, unknown, validate
-from sr.expression import parse_loss
+from sr.configfile import ConfigError, validate
 
 
 class Section(BaseModel):
@@ -237,33 +235,31 @@ def parse_trial(data: Mapping[str, Any]) -> TrialConfig:
         ConfigError: Something is unknown, missing, of the wrong type or out of range.
     """
     # Here, because the tables import torch and reading `--help` must not.
+    from sr import short_forms
     from sr.degrade import complete_degradation
 
     full = json.loads(json.dumps(dict(data)))
+    given = {"degradation": "bicubic_aa", "model": "espcn", "loss": None, "adversarial": None} | full
     faults: list[str] = []
-    written_out: dict[str, tuple[Callable[[Any], dict[str, Any]], str]] = {
-        "degradation": (lambda value: complete_degradation(value, "degradation"), "bicubic_aa"),
-        "model": (_write_out_model, "espcn"),
-    }
-    for key, (write_out, default) in written_out.items():
+    written_out: tuple[tuple[str, Callable[[], object], object], ...] = (
+        (
+            "degradation",
+            lambda: complete_degradation(given["degradation"], "degradation"),
+            {"type": "bicubic_aa"},
+        ),
+        ("model", lambda: short_forms.model(given["model"]), {"type": "espcn"}),
+        ("loss", lambda: short_forms.loss(given["loss"]), {"terms": [{"type": "l1"}]}),
+        ("adversarial", lambda: short_forms.adversarial(given["adversarial"], full["loss"]), None),
+    )
+    for key, write_out, fallback in written_out:
         try:
-            full[key] = write_out(full.get(key, default))
+            full[key] = write_out()
         except ConfigError as error:
             faults += error.faults
-            full[key] = {"type": default}
-    try:
-        full["loss"] = write_out_loss(full.get("loss"))
-    except ConfigError as error:
-        faults += error.faults
-        full["loss"] = {"terms": [{"type": "l1"}]}
-    try:
-        full["adversarial"] = _write_out_adversarial(full.get("adversarial"), full["loss"])
-    except ConfigError as error:
-        faults += error.faults
-        full["adversarial"] = None
+            full[key] = fallback
     if isinstance(full.get("data"), dict):
         full["data"].setdefault("seed", full.get("seed", 0))
-    faults += _unknown_metrics(full.get("evaluation"))
+    faults += short_forms.unknown_metrics(full.get("evaluation"))
     try:
         config = validate(TrialConfig, full)
     except ConfigError as error:
@@ -271,115 +267,6 @@ def parse_trial(data: Mapping[str, Any]) -> TrialConfig:
     if faults:
         raise ConfigError(faults)
     return config
-
-
-def _write_out_model(value: object) -> dict[str, Any]:
-    from sr.models import GENERATORS
-
-    return complete(value, GENERATORS, where="model", what="model", given_elsewhere=frozenset({"scale"}))
-
-
-def _unknown_metrics(evaluation: object) -> list[str]:
-    from sr.metrics import METRICS
-
-    section = evaluation if isinstance(evaluation, dict) else {}
-    lists = {key: section.get(key) for key in ("metrics", "validation")}
-    return [
-        f"evaluation.{key}: {unknown('metric', str(name), METRICS)}"
-        for key, names in lists.items()
-        if isinstance(names, list)
-        for name in names
-        if name not in METRICS
-    ]
-
-
-def write_out_loss(value: object) -> dict[str, Any]:
-    """Returns a loss in any of its forms (a sum, one term, a list of terms, a section) as a complete section.
-
-    Raises:
-        ConfigError: A term or a parameter does not exist, or the forms are mixed.
-    """
-    from sr.losses import LOSSES
-
-    if value is None:
-        raise ConfigError(["loss: missing; give a loss, e.g. loss: l1 (srloss losses lists them)"])
-    section: dict[str, Any] = dict(value) if isinstance(value, dict) else {"terms": value}
-    if "type" in section:
-        if "terms" in section:
-            raise ConfigError(
-                ["loss: has both 'type' and 'terms'; 'type' is the short form for one term, keep one of them"]
-            )
-        own = {key: section.pop(key) for key in ("name", "calibrate") if key in section}
-        section = {"terms": [section], **own}
-    terms = section.get("terms")
-    if isinstance(terms, str):
-        terms = parse_loss(terms)
-    if not isinstance(terms, Sequence) or not terms:
-        raise ConfigError(
-            [f"loss.terms: expected a sum such as '0.8*l1 + 0.2*ssim' or a list of terms, got {terms!r}"]
-        )
-    return section | {"terms": [_term(term, LOSSES, f"loss.terms.{i}") for i, term in enumerate(terms)]}
-
-
-def _write_out_adversarial(value: object, loss: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The opponent of a trial whose loss has adversarial terms, complete; None for every other loss.
-
-    A sweep's trials share one such section, also those whose losses have no use for it: there it cannot change anything.
-
-    Raises:
-        ConfigError: The terms do not make one game, or the discriminator does not exist.
-    """
-    from sr.losses import LOSSES
-    from sr.losses.adversarial import AdversarialLoss, FeatureMatching
-    from sr.models.discriminators import DISCRIMINATORS
-
-    def of_kind(kind: type) -> list[str]:
-        entries = [(term["type"], LOSSES[term["type"]]) for term in loss["terms"]]
-        return [name for name, entry in entries if isinstance(entry, type) and issubclass(entry, kind)]
-
-    games, matching = of_kind(AdversarialLoss), of_kind(FeatureMatching)
-    if len(games) > 1:
-        raise ConfigError([f"loss.terms: {' and '.join(games)} are two games; a discriminator plays one"])
-    if matching and not games:
-        raise ConfigError(
-            [
-                "loss.terms: feature_matching needs a discriminator that learns; add a gan_* term, e.g. 0*gan_vanilla"
-            ]
-        )
-    if value is not None and not isinstance(value, dict):
-        raise ConfigError([f"adversarial: expected a section with 'discriminator', got {value!r}"])
-    section = dict(value or {})
-    section["discriminator"] = complete(
-        section.get("discriminator", "unet_sn_d"),
-        DISCRIMINATORS,
-        where="adversarial.discriminator",
-        what="discriminator",
-    )
-    if section.get("pixel_loss") is not None:
-        section["pixel_loss"] = write_out_loss(section["pixel_loss"])
-    if games:
-        if (
-            section.get("start_step")
-            and not section.get("pixel_loss")
-            and len(games + matching) == len(loss["terms"])
-        ):
-            raise ConfigError(
-                [
-                    "adversarial.pixel_loss: missing; the loss has adversarial terms only, so the pixel phase has nothing to minimise"
-                ]
-            )
-        return section
-    # Also where it has no use, a mistake in it is told.
-    validate(AdversarialConfig, section, where="adversarial")
-    return None
-
-
-def _term(term: object, table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    weight: dict[str, Any] = {}
-    if isinstance(term, dict) and "weight" in term:
-        term = dict(term)
-        weight = {"weight": term.pop("weight")}
-    return complete(term, table, where=where, what="loss", also_known=("weight",)) | weight
 
 
 def to_plain(config: TrialConfig) -> dict[str, Any]:

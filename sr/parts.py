@@ -133,17 +133,15 @@ def build_parts(config: TrialConfig, world: World, ledger: Ledger) -> Parts:
 def _calibrate(parts: Parts) -> None:
     """Makes the weights of terms comparable, on the first batch; the stream then begins again."""
     config, stream = parts.config, parts.stream
-    wishes = [(parts.criterion, config.loss)]
-    if config.adversarial is not None and config.adversarial.pixel_loss is not None:
-        wishes.append((parts.pixel_criterion, config.adversarial.pixel_loss))
-    wishes = [(criterion, loss) for criterion, loss in wishes if loss.calibrate]
-    if not wishes:
+    both = zip((parts.criterion, parts.pixel_criterion), config.losses, strict=False)
+    criteria = [criterion for criterion, loss in both if loss.calibrate]
+    if not criteria:
         return
     beginning = stream.state_dict()
     hr, lr = pictures_of(stream.next_batch(), config, parts.engine.world.device)
     stream.load_state_dict(beginning)
     bicubic = judged_frames(upscale_bicubic(lr, config.scale).clamp(0, 1), config.model)
-    for criterion, _ in wishes:
+    for criterion in criteria:
         criterion.calibrate(Views(bicubic, judged_frames(hr, config.model), lr))
 
 

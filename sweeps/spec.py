@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from sr.config import Section, TrialConfig, fingerprint, parse_trial, write_out_loss
+from sr import short_forms
+from sr.config import Section, TrialConfig, fingerprint, parse_trial
 from sr.configfile import ConfigError, apply_overrides, read_yaml, set_path, unknown, validate
 from sr.expression import format_loss
 from sr.losses import LOSSES
@@ -314,7 +315,7 @@ def _plan(sweep: SweepConfig, assignment: Mapping[str, Any], dataset_fingerprint
             _set_loss(coarse, name, value)
     full = json.loads(json.dumps(coarse))
     if any(name.startswith("loss.terms.") for name in assignment):
-        full["loss"] = write_out_loss(full.get("loss"))
+        full["loss"] = short_forms.loss(full.get("loss"))
     for name, value in assignment.items():
         if name not in ("loss", "loss.type", "loss.terms"):
             set_path(full, name, value, where=f"parameters.{name}")

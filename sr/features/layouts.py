@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -119,11 +119,6 @@ def random_state(layout: Layout, *, seed: int) -> dict[str, Tensor]:
         else:
             state[name] = torch.zeros(parameter.shape)
     return state
-
-
-def channels_of(layout: Layout) -> Mapping[str, int]:
-    """Channels of each convolution, by its tap."""
-    return {name: layer.out_channels for name, layer in layout.layers.items() if isinstance(layer, nn.Conv2d)}
 
 
 def _only_max(name: str, pooling: Pooling) -> None:
