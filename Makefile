@@ -8,10 +8,11 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/srloss demo
 
-# Unit tests share the processors; those that start processes of their own have the machine to themselves.
+# Unit tests, and those whose ranks are a few processes, share the processors; those that start Ray have the machine to themselves.
+SHARING := tests/integration/test_ranks.py tests/integration/test_engines.py
 test: lint
-	$(BIN)/python -m pytest tests/unit -n auto --dist loadfile
-	$(BIN)/python -m pytest tests/integration tests/e2e
+	$(BIN)/python -m pytest tests/unit $(SHARING) -n auto --dist loadfile
+	$(BIN)/python -m pytest tests/integration tests/e2e $(SHARING:%=--ignore=%)
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

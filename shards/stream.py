@@ -190,8 +190,17 @@ class Stream:
 
     @property
     def damaged(self) -> Mapping[str, str]:
-        """Key of each clip that this rank found damaged, and what was wrong with it."""
+        """Key of each clip that was found damaged, and what was wrong with it."""
         return self._damaged
+
+    def note_damage(self, found: Mapping[str, str]) -> None:
+        """Adds what other ranks have found, for the budget is that of all together.
+
+        Raises:
+            ValueError: It is used up.
+        """
+        self._damaged |= {key: what for key, what in found.items() if key not in self._damaged}
+        self._check_budget()
 
     def next_batch(self) -> Batch:
         """This rank's part of the next global batch.
@@ -323,6 +332,9 @@ class Stream:
                 self._damaged.setdefault(key, what)
                 if self._policy.report is not None:
                     _append(self._policy.report, {"key": key, "substitute": crop.key, "what": what})
+        self._check_budget()
+
+    def _check_budget(self) -> None:
         allowed = int(self._policy.budget * len(self._samples))
         if len(self._damaged) > allowed:
             some = "; ".join(list(self._damaged.values())[:3])

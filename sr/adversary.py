@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sr.config import AdversarialConfig
+from sr.config import AdversarialConfig, EngineConfig
 from sr.ema import Ema
-from sr.engine import Engine, SingleEngine
+from sr.engines import build_engine
 from sr.losses.adversarial import AdversarialLoss, r1_penalty
 from sr.losses.term import Views
 from sr.models.discriminators import DISCRIMINATORS
@@ -40,6 +41,18 @@ class _Memory:
     skipped: int = 0
 
 
+_OBSERVED: tuple[str, ...] = (
+    "accuracy_on_sr",
+    "accuracy_on_hr",
+    # How far apart it holds the two: above 0 it is winning.
+    "balance",
+    "logit_sr",
+    "logit_hr",
+    "loss",
+    "penalty",
+)
+
+
 class Adversary:
     """A discriminator, its optimizer, and the game it plays against the generator.
 
@@ -49,6 +62,8 @@ class Adversary:
         seed: Of the initial weights.
         betas: Of its Adam.
         world: This process's place among the trial's ranks.
+        engine: How it computes.
+        accumulation_steps: Parts in which a rank works through its share of a step.
     """
 
     def __init__(
@@ -59,15 +74,22 @@ class Adversary:
         seed: int,
         betas: tuple[float, float],
         world: World,
+        engine: EngineConfig,
+        accumulation_steps: int,
     ) -> None:
         self.config = config
         self.game = game
         module = build_discriminator(config, seed=seed).to(world.device)
-        optimizer = torch.optim.Adam(module.parameters(), lr=1.0, betas=config.betas or betas)
-        self.engine: Engine = SingleEngine(
-            module, optimizer, world=world, gradient_clip_norm=config.gradient_clip_norm
-        )
+        # Of the weights as they are whole: under ZeRO 3 a rank soon holds only a part of them.
         self.ema = Ema(module, config.ema_decay)
+        self.engine = build_engine(
+            module,
+            world=world,
+            config=engine,
+            accumulation_steps=accumulation_steps,
+            betas=config.betas or betas,
+            gradient_clip_norm=config.gradient_clip_norm,
+        )
         self._memory = _Memory()
 
     def phase(self, step: int) -> Phase:
@@ -89,11 +111,9 @@ class Adversary:
 
     def judge(self, views: Views) -> Views:
         """Adds its judgement, for the generator's sake: gradients flow to `sr`, none to the discriminator's weights."""
-        self.engine.module.requires_grad_(False)
-        fake_logits, fake_features = self.engine(views.sr)
+        fake_logits, fake_features = self.engine.as_loss(views.sr)
         with torch.no_grad():
-            real_logits, real_features = self.engine(views.hr)
-        self.engine.module.requires_grad_(True)
+            real_logits, real_features = self.engine.as_loss(views.hr)
         return dataclasses.replace(
             views,
             fake_logits=fake_logits,
@@ -102,12 +122,13 @@ class Adversary:
             real_features=real_features,
         )
 
-    def learn(self, sr: Tensor, hr: Tensor, *, step: int, learning_rate: float) -> dict[str, Any]:
+    def learn(
+        self, pairs: Sequence[tuple[Tensor, Tensor]], *, step: int, learning_rate: float
+    ) -> dict[str, Any]:
         """Its own updates of one step, as many as configured, on the generator's batch.
 
         Args:
-            sr: Output of the generator; no gradient flows to it.
-            hr: The target, same shape.
+            pairs: The generator's output, to which no gradient flows, and the target, for each part of the batch.
             step: Number of the generator's update, from 0.
             learning_rate: The generator's at this step; the discriminator's stands in proportion to it.
 
@@ -121,12 +142,13 @@ class Adversary:
             turn = False
         row: dict[str, Any] = {}
         for _ in range(config.updates_per_step if turn else 0):
-            row = self._update(sr.detach(), hr, learning_rate * config.learning_rate_factor)
+            row = self._update(pairs, learning_rate * config.learning_rate_factor)
         if not turn:
             # It must be seen, or a discriminator that was once too good would sit out for ever.
             with torch.no_grad():
-                fake, real = self.engine(sr.detach())[0], self.engine(hr)[0]
-            row = self._observe(fake, real)
+                seen = [(self.engine.as_loss(sr)[0], self.engine.as_loss(hr)[0]) for sr, hr in pairs]
+            row = self._observe([self._judgement(fake, real) for fake, real in seen])
+            del row["loss"], row["penalty"]
         return row | {
             "phase": str(self.phase(step)),
             "weight": self.weight(step),
@@ -135,48 +157,62 @@ class Adversary:
             "skipped": memory.skipped,
         }
 
-    def _update(self, sr: Tensor, hr: Tensor, rate: float) -> dict[str, Any]:
+    def _update(self, pairs: Sequence[tuple[Tensor, Tensor]], rate: float) -> dict[str, Any]:
         config, engine, memory = self.config, self.engine, self._memory
-        fake, _ = engine(sr)
-        real, _ = engine(hr)
-        loss = self.game.discriminator_loss(fake.float(), real.float())
-        penalty = self.game.penalty(engine.module, sr, hr)
-        if config.r1_gamma and memory.updates % config.r1_every == 0:
-            # Every so often, and so much stronger: the same on average, for a fraction of the time.
-            penalty = penalty + config.r1_gamma * config.r1_every * r1_penalty(engine.module, hr)
-        engine.backward(loss + penalty)
-        norm = engine.gradient_norm()
-        row = self._observe(fake.detach(), real.detach()) | {
-            "loss": loss.item(),
-            "penalty": penalty.item(),
-            "gradient_norm": norm.item(),
-            "learning_rate": rate,
-        }
-        if engine.agree(not math.isfinite(row["loss"] + row["penalty"] + row["gradient_norm"])):
+        has_r1 = bool(config.r1_gamma) and memory.updates % config.r1_every == 0
+        judgements: list[Tensor] = []
+        for number, (sr, hr) in enumerate(pairs):
+            with engine.micro_batch(is_last=number == len(pairs) - 1):
+                sr = sr.detach()
+                fake, real = (engine(pictures)[0].float() for pictures in (sr, hr))
+                loss = self.game.discriminator_loss(fake, real)
+                penalty = self.game.penalty(engine.module, sr, hr)
+                if has_r1:
+                    # Every so often, and so much stronger: the same on average, for a fraction of the time.
+                    penalty = penalty + config.r1_gamma * config.r1_every * r1_penalty(engine.module, hr)
+                engine.backward((loss + penalty) / len(pairs))
+                judgements.append(self._judgement(fake, real, loss, penalty))
+        row = self._observe(judgements)
+        # The same on all ranks, so they stop together.
+        if math.isfinite(row["loss"] + row["penalty"]):
+            row["gradient_norm"] = engine.step(rate).item()
+        if not math.isfinite(row["loss"] + row["penalty"] + row.get("gradient_norm", 0.0)):
             raise FloatingPointError(
                 f"the discriminator's loss is {row['loss']}, its penalty {row['penalty']}, its gradient's norm "
-                f"{row['gradient_norm']}"
+                f"{row.get('gradient_norm', 'not computed')}"
             )
-        engine.step(rate)
-        self.ema.update(engine.module, memory.updates)
+        row["learning_rate"] = rate
+        with engine.whole():
+            self.ema.update(engine.module, memory.updates)
         memory.updates += 1
         return row
 
-    def _observe(self, fake: Tensor, real: Tensor) -> dict[str, Any]:
-        """Accuracy on this batch, half for each kind, and what it is averaged into."""
+    def _judgement(
+        self, fake: Tensor, real: Tensor, loss: Tensor | None = None, penalty: Tensor | None = None
+    ) -> Tensor:
+        """What is known of one part of the batch, as numbers in the order of `_OBSERVED`."""
+        fake, real = fake.detach().float(), real.detach().float()
         right_fake, right_real = self.game.correct(fake, real)
-        on_fake, on_real = right_fake.float().mean().item(), right_real.float().mean().item()
-        accuracy = (on_fake + on_real) / 2
-        self._memory.accuracy += (accuracy - self._memory.accuracy) * 0.01
-        return {
-            "accuracy": accuracy,
-            "accuracy_on_sr": on_fake,
-            "accuracy_on_hr": on_real,
-            # How far apart it holds the two: above 0 it is winning.
-            "balance": (torch.sigmoid(real).mean() - torch.sigmoid(fake).mean()).item(),
-            "logit_sr": fake.mean().item(),
-            "logit_hr": real.mean().item(),
-        }
+        nothing = fake.new_zeros(())
+        return torch.stack(
+            [
+                right_fake.float().mean(),
+                right_real.float().mean(),
+                torch.sigmoid(real).mean() - torch.sigmoid(fake).mean(),
+                fake.mean(),
+                real.mean(),
+                nothing if loss is None else loss.detach(),
+                nothing if penalty is None else penalty.detach(),
+            ]
+        )
+
+    def _observe(self, judgements: Sequence[Tensor]) -> dict[str, Any]:
+        """Means over the whole batch, on all ranks; the accuracy, half for each kind, is averaged over time."""
+        means = self.engine.world.mean(torch.stack(list(judgements)).mean(dim=0)).tolist()
+        row: dict[str, Any] = dict(zip(_OBSERVED, means, strict=True))
+        row["accuracy"] = (row["accuracy_on_sr"] + row["accuracy_on_hr"]) / 2
+        self._memory.accuracy += (row["accuracy"] - self._memory.accuracy) * 0.01
+        return row
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact resume needs; tensors and plain values only."""
@@ -215,9 +251,11 @@ class NoAdversary:
         """Nobody judges."""
         return views
 
-    def learn(self, sr: Tensor, hr: Tensor, *, step: int, learning_rate: float) -> dict[str, Any]:
+    def learn(
+        self, pairs: Sequence[tuple[Tensor, Tensor]], *, step: int, learning_rate: float
+    ) -> dict[str, Any]:
         """Nobody learns."""
-        del sr, hr, step, learning_rate
+        del pairs, step, learning_rate
         return {}
 
     def state_dict(self) -> dict[str, Any]:

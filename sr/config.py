@@ -135,6 +135,9 @@ class TrainingConfig(Section):
     """Optimizer updates of the generator."""
     global_batch_size: int = Field(default=16, ge=1)
     """Crops per step, over all ranks."""
+    accumulation_steps: int = Field(default=1, ge=1)
+    """Parts in which each rank works through its share of a step, to save memory. What looks at a batch as a whole (batch
+    norm, relativistic averages) sees the parts."""
     max_seconds: float | None = Field(default=None, gt=0)
     """Wall-time cap of training; a trial that meets it ends early and says so. null: no cap."""
     validate_every: int = Field(default=200, ge=1)
@@ -144,7 +147,7 @@ class TrainingConfig(Section):
     log_every: int = Field(default=20, ge=1)
     """Steps between rows of the ledger."""
     keep_checkpoints: int = Field(default=2, ge=2)
-    """Newest checkpoints kept; at least two, so that a damaged one has a predecessor."""
+    """Newest checkpoints kept, besides the best; at least two, so that a damaged one has a predecessor."""
 
 
 class EvaluationConfig(Section):
@@ -158,16 +161,46 @@ class EvaluationConfig(Section):
     """What is measured on each held-out clip (srloss config parts metrics); a sweep adds what its verdict is drawn on."""
     validation: tuple[str, ...] = Field(default=("psnr_y", "ssim_y"), min_length=1)
     """What each validation measures, as `val/NAME`; a sweep adds what it tunes on."""
+    best: str = ""
+    """The metric of `validation` by which `checkpoints/best.pt` is chosen; empty: the first. A sweep's is what it tunes on."""
 
 
 class EngineConfig(Section):
-    """How a trial computes."""
+    """How a trial computes. Of all this only `precision` is part of the fingerprint: the rest changes the last bits."""
 
-    type: Literal["single"] = "single"
-    """One process. DDP and DeepSpeed join this list as they are built."""
+    type: Literal["auto", "single", "ddp", "deepspeed"] = "auto"
+    """auto: one process by itself, several by DDP. deepspeed: ZeRO, which spreads optimizer, gradients and weights."""
+    ranks: int = Field(default=1, ge=1)
+    """Processes of a trial, one per GPU; `training.global_batch_size` is divided among them."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """deepspeed: what is spread over the ranks: 0 nothing, 1 optimizer state, 2 also gradients, 3 also weights."""
+    offload_optimizer: bool = False
+    """deepspeed from stage 1: keep the optimizer's state in the memory of the machine."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the networks' forward and backward passes; weights, optimizer and losses stay fp32. fp16 is for GPUs."""
+    channels_last: Literal["auto"] | bool = "auto"
+    """Memory layout of convolutions; auto: in half precision on a GPU."""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile of the generator; auto: of single-frame networks in long trials on a GPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1)
-    """CPU threads of this trial; results are bit-identical only for an equal number."""
+    """CPU threads of each rank; on a CPU results are bit-identical only for an equal number of threads and ranks."""
+    timeout_s: float = Field(default=300.0, gt=0)
+    """How long ranks wait for one that does not come before they name it and give up."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> EngineConfig:
+        if self.type == "single" and self.ranks > 1:
+            raise ValueError(
+                f"ranks: {self.ranks}, but type 'single' is one process; use type ddp or deepspeed"
+            )
+        if self.precision == "fp16" and self.type == "deepspeed":
+            raise ValueError("precision: fp16 does not go with deepspeed here; use bf16, or type ddp")
+        if self.compile is True and self.type == "deepspeed":
+            raise ValueError("compile: true does not go with deepspeed here; use auto, or type ddp")
+        if self.offload_optimizer and (self.type != "deepspeed" or self.zero_stage == 0):
+            raise ValueError("offload_optimizer: has an effect only with type deepspeed from zero_stage 1")
+        return self
 
 
 class TrackingConfig(Section):
@@ -215,7 +248,29 @@ class TrialConfig(Section):
                 raise ValueError(
                     f"{name}: {size} is not a multiple of scale {self.scale}; nearest: {nearest}"
                 )
+        check_division(self, self.engine.ranks)
+        best = self.evaluation.best
+        if best and best not in self.evaluation.validation:
+            raise ValueError(
+                f"evaluation.best: '{best}' is not measured by validations; add it to evaluation.validation"
+            )
         return self
+
+
+def check_division(config: TrialConfig, ranks: int) -> None:
+    """Checks that a step's crops can be divided among ranks and their parts of a step.
+
+    Raises:
+        ValueError: They cannot; names the nearest possible batch sizes.
+    """
+    size, parts = config.training.global_batch_size, config.training.accumulation_steps
+    if size % (ranks * parts):
+        below = size // (ranks * parts) * ranks * parts
+        nearest = " or ".join(str(n) for n in (below, below + ranks * parts) if n)
+        divided = f"{ranks} rank{'s' * (ranks > 1)}" + (f" in {parts} parts each" if parts > 1 else "")
+        raise ValueError(
+            f"training.global_batch_size: {size} cannot be divided among {divided}; nearest possible: {nearest}"
+        )
 
 
 # What cannot change the result: names, places, and how often we look or save.
@@ -223,6 +278,8 @@ _NOT_IN_FINGERPRINT: Mapping[str, frozenset[str]] = {
     "data": frozenset({"path", "threads"}),
     "loss": frozenset({"name"}),
     "training": frozenset({"log_every", "checkpoint_every", "keep_checkpoints"}),
+    "evaluation": frozenset({"best"}),
+    "engine": frozenset(EngineConfig.model_fields) - {"precision"},
 }
 
 

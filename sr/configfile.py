@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -138,6 +138,17 @@ def set_path(data: dict[str, Any], path: str, value: Any, *, where: str) -> None
         node[_index(node, last, where)] = value
     else:
         node[last] = value
+
+
+def value_at(data: Mapping[str, Any], path: str) -> Any:  # noqa: ANN401
+    """The value at the path `a.b` of plain data; None where there is none."""
+    node: Any = data
+    for part in path.split("."):
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            node = node.get(part) if isinstance(node, Mapping) else None
+    return node
 
 
 def _step(node: Any, part: str, where: str) -> Any:  # noqa: ANN401

@@ -1,15 +1,18 @@
 """The trial's folder: the source of truth about it. Reports, dashboards and W&B are views of what stands here.
 
-config.yaml         the complete configuration
+config.yaml         the complete configuration that it began with
 command.txt         the command that repeats the trial
 environment.json    versions and hardware
 metrics.jsonl       append-only rows of training and validation; attempts told apart
+                    (`perturbation`: it went on from another trial's checkpoint, with the settings in `changes`)
 evaluation.jsonl    one row per held-out clip
 summary.json        the held-out clips as a whole: see below
 crops/              PNG of each held-out clip
 checkpoints/        see sr.checkpoint
 state.json          where the trial stands, and why it ended
-log.txt             what it logged
+log.txt             what it logged; log-rank1.txt and so on: what the other ranks did
+heartbeat           where the trial is right now; touched while it moves on
+damaged_clips.jsonl training clips that others took the place of
 
 summary.json holds what single clips do not show; what is undefined is null. `metrics`: by name `n` clips, `mean`, `median`,
 `p5`, `p95`, `of_the_mean` (PSNR of the mean error; null for what is no PSNR), `num_capped`, `num_undefined`, with `unit`,
@@ -21,9 +24,11 @@ evaluations knew, PSNR by the profile `rgb`, and what it found (`rule`, `message
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -35,7 +40,8 @@ import yaml
 
 from sr.checkpoint import write_atomically
 from sr.config import TrialConfig, fingerprint, parse_trial, to_plain
-from sr.configfile import read_yaml
+from sr.configfile import read_yaml, set_path
+from sr.lock import exclusive
 from sr.summary import Summary, from_plain
 from sr.summary import to_plain as summary_to_plain
 
@@ -77,6 +83,9 @@ class Status:
         return self.is_over or self.state is State.FAILED
 
 
+_BEAT_S = 1.0
+
+
 class Ledger:
     """Reads and writes one trial's folder. Writing is for the trial itself; anybody may read at any time."""
 
@@ -85,6 +94,7 @@ class Ledger:
         self.checkpoints = folder / "checkpoints"
         self.log_path = folder / "log.txt"
         self.attempt = 0
+        self._last_beat = 0.0
 
     # --- writing ---
 
@@ -120,6 +130,28 @@ class Ledger:
                 file.flush()
                 os.fsync(file.fileno())
 
+    def note(self, row: Mapping[str, Any]) -> None:
+        """Appends a row from outside, between attempts.
+
+        Raises:
+            ValueError: The trial is being trained.
+        """
+        with exclusive(self.folder, timeout_s=60, what="this trial is being trained"):
+            self.attempt = self.status().attempt
+            _repair_tail(self.folder / "metrics.jsonl")
+            self.append(row, sync=True)
+
+    def beat(self, where: str) -> None:
+        """Shows that the trial moves on: whoever watches sees the file's time, and reads where and in which process."""
+        now = time.monotonic()
+        if now - self._last_beat < _BEAT_S:
+            return
+        self._last_beat = now
+        line = json.dumps({"where": where, "pid": os.getpid(), "host": os.uname().nodename})
+        # Not worth a trial's life: a full disk is told by what must be written.
+        with contextlib.suppress(OSError):
+            (self.folder / "heartbeat").write_text(line)
+
     def set_status(self, status: Status) -> None:
         """Replaces state.json."""
         write_atomically(self.folder / "state.json", json.dumps(asdict(status)).encode())
@@ -141,8 +173,12 @@ class Ledger:
         return (self.folder / "state.json").exists()
 
     def config(self) -> TrialConfig:
-        """The trial's configuration."""
-        return parse_trial(read_yaml(self.folder / "config.yaml"))
+        """The trial's configuration as it is now: what it began with, and what a population has changed since."""
+        plain = read_yaml(self.folder / "config.yaml")
+        for row in self.rows("perturbation")[-1:]:
+            for name, value in row["changes"].items():
+                set_path(plain, name, value, where=f"perturbation of step {row['step']}")
+        return parse_trial(plain)
 
     def command(self) -> str:
         """The command that repeats the trial."""
@@ -175,6 +211,23 @@ class Ledger:
         """The held-out clips as a whole; None where the trial has not been evaluated, or by a version that wrote none."""
         path = self.folder / "summary.json"
         return from_plain(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+class Onlooker(Ledger):
+    """The ledger as the other ranks of a trial have it: they read, and leave writing to the first."""
+
+    def begin_attempt(self) -> int:
+        """The first rank counts."""
+        return self.attempt
+
+    def append(self, row: Mapping[str, Any], *, sync: bool = False) -> None:
+        """Writes nothing."""
+
+    def beat(self, where: str) -> None:
+        """Writes nothing."""
+
+    def set_status(self, status: Status) -> None:
+        """Writes nothing."""
 
 
 def open_trial(folder: Path) -> tuple[Ledger, TrialConfig]:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from shards.manifest import Dataset
 from shards.stream import Batch, Stream
 from sr.adversary import Adversary, NoAdversary
-from sr.config import Component, LossConfig, TrialConfig
+from sr.config import Component, LossConfig, TrialConfig, check_division
 from sr.data import Clip, held_out, hr_and_lr, judged_frames, open_dataset, open_stream, training_keys
 from sr.ema import Ema
-from sr.engine import Engine, SingleEngine
+from sr.engines import Engine, build_engine
+from sr.engines.tuning import compile_generator
 from sr.ledger import Ledger
 from sr.losses import LOSSES
 from sr.losses.criterion import Criterion
@@ -53,7 +54,19 @@ class Parts:
     adversary: Adversary | NoAdversary
     stream: Stream
     validation_clips: list[Clip]
+    ledger: Ledger
     progress: Progress = field(default_factory=Progress)
+
+    @property
+    def world(self) -> World:
+        """This process's place among the trial's ranks."""
+        return self.engine.world
+
+    def at(self, what: str) -> None:
+        """Shows that the trial moves on, and where it is."""
+        where = f"step {self.progress.step + 1}: {what}"
+        self.world.at(where)
+        self.ledger.beat(where)
 
     def criterion_at(self, step: int) -> Criterion:
         """What the generator minimises at this step, the adversarial terms weighing as the phase says."""
@@ -90,6 +103,7 @@ def build_parts(config: TrialConfig, world: World, ledger: Ledger) -> Parts:
     Raises:
         ValueError: Data or weights are missing, damaged or other ones than before; a setting is impossible.
     """
+    check_division(config, world.world_size)
     dataset = open_dataset(config)
     stream = open_stream(config, dataset, world, ledger)
     if stream.small:
@@ -99,17 +113,18 @@ def build_parts(config: TrialConfig, world: World, ledger: Ledger) -> Parts:
             ", ".join(stream.small),
         )
     generator = build_generator(config.model, scale=config.scale, seed=config.seed).to(world.device)
-    parameters = list(generator.parameters())
-    if not parameters:
+    if not list(generator.parameters()):
         raise ValueError(f"model: '{config.model.type}' has nothing to train; choose another generator")
-    optimizer = torch.optim.Adam(
-        parameters,
-        lr=config.optimizer.learning_rate,
+    ema = Ema(generator, config.optimizer.ema_decay)
+    compile_generator(generator, config.engine, world.device, steps=config.training.steps)
+    engine = build_engine(
+        generator,
+        world=world,
+        config=config.engine,
+        accumulation_steps=config.training.accumulation_steps,
         betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
-    )
-    engine = SingleEngine(
-        generator, optimizer, world=world, gradient_clip_norm=config.optimizer.gradient_clip_norm
+        gradient_clip_norm=config.optimizer.gradient_clip_norm,
     )
     criterion = build_criterion(config.loss).to(world.device)
     pixel_criterion, adversary = criterion, NoAdversary()
@@ -118,13 +133,20 @@ def build_parts(config: TrialConfig, world: World, ledger: Ledger) -> Parts:
         if config.adversarial.pixel_loss is not None:
             pixel_criterion = build_criterion(config.adversarial.pixel_loss).to(world.device)
         adversary = Adversary(
-            config.adversarial, criterion.game, seed=config.seed, betas=config.optimizer.betas, world=world
+            config.adversarial,
+            criterion.game,
+            seed=config.seed,
+            betas=config.optimizer.betas,
+            world=world,
+            engine=config.engine,
+            accumulation_steps=config.training.accumulation_steps,
         )
     clips = held_out(dataset, config)
     for line in clips.left_out:
         log.warning(line)
-    ema = Ema(generator, config.optimizer.ema_decay)
-    parts = Parts(config, dataset, engine, ema, criterion, pixel_criterion, adversary, stream, clips.val)
+    parts = Parts(
+        config, dataset, engine, ema, criterion, pixel_criterion, adversary, stream, clips.val, ledger
+    )
     _calibrate(parts)
     _record_loss(parts, ledger)
     return parts
@@ -142,7 +164,8 @@ def _calibrate(parts: Parts) -> None:
     stream.load_state_dict(beginning)
     bicubic = judged_frames(upscale_bicubic(lr, config.scale).clamp(0, 1), config.model)
     for criterion in criteria:
-        criterion.calibrate(Views(bicubic, judged_frames(hr, config.model), lr))
+        views = Views(bicubic, judged_frames(hr, config.model), lr)
+        criterion.calibrate(views, mean=parts.engine.world.mean)
 
 
 def _record_loss(parts: Parts, ledger: Ledger) -> None:

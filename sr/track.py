@@ -65,13 +65,17 @@ class WandbFeed:
     def __init__(self, root: Path, trials: Sequence[TrackedTrial], *, project: str, group: str) -> None:
         # The client is a process of its own, with a working folder of its own.
         self._root = root.resolve()
-        self._trials = trials
+        self._trials = list(trials)
         self._project = project
         self._group = group
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="wandb-feed", daemon=True)
         self.problem = ""
         """Why W&B was given up, empty while all is well; the ledgers hold everything all the same."""
+
+    def add(self, trial: TrackedTrial) -> None:
+        """Feeds one more trial."""
+        self._trials.append(trial)
 
     def __enter__(self) -> WandbFeed:
         self._thread.start()

@@ -2,287 +2,369 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from shards.stream import Batch
 from sr import checkpoint
 from sr.config import TrialConfig
-from sr.data import judged_frames
-from sr.evaluate import validation_scores
-from sr.ledger import Ledger, State, Status
+from sr.evaluate import evaluate, mean_scores
+from sr.ledger import Ledger, Onlooker, State, Status
 from sr.lock import exclusive
-from sr.losses.term import Views
-from sr.parts import Parts, Progress, build_parts, pictures_of
-from sr.schedule import learning_rate
+from sr.parts import Parts, Progress, build_parts
+from sr.step import TrialDivergedError, train_step
 from sr.world import World
+
+__all__ = ["Report", "Stop", "TrialDivergedError", "train"]
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, float]], None]
-
-
-class TrialDivergedError(ValueError):
-    """A loss or a gradient became NaN or infinite; says at which step and in which term."""
+Stop = Callable[[], str]
 
 
 def train(
-    config: TrialConfig, *, world: World, ledger: Ledger, report: Report = lambda _metrics: None
+    config: TrialConfig,
+    *,
+    world: World,
+    ledger: Ledger,
+    report: Report = lambda _metrics: None,
+    stop: Stop = lambda: "",
 ) -> Status:
     """Trains one trial to its end, continuing from its newest checkpoint where there is one.
+
+    Every rank of a trial calls it, with the same configuration and folder; the first one writes and reports.
 
     Args:
         config: The complete configuration.
         world: This process's place among the trial's ranks.
         ledger: The trial's folder, already created.
         report: Called after each validation, which a checkpoint goes with, with `step` and the validation metrics. It
-            may raise SystemExit to stop the trial early.
+            may raise SystemExit to stop the trial early; it is then raised on all ranks.
+        stop: Asked at every step, on every rank; a reason such as "SIGTERM" ends the attempt with a checkpoint.
 
     Returns:
-        The final status, as written to the ledger.
+        The status as written to the ledger: final, or pending where `stop` gave a reason.
 
     Raises:
         ValueError: The data set is missing, damaged or another one than before; a setting is impossible.
         TrialDivergedError: A loss or gradient became NaN or infinite.
+        OSError: The last checkpoint cannot be written. The trial can be continued.
     """
-    with exclusive(ledger.folder, timeout_s=60, what="this trial is being trained"):
+    with _writing(ledger, world) as own_ledger:
         torch.set_num_threads(config.engine.threads)
-        attempt = ledger.begin_attempt()
-        parts = build_parts(config, world, ledger)
+        parts = build_parts(config, world, own_ledger)
         try:
-            return _train(parts, attempt, ledger, report)
+            return _Trial(parts, report, stop).run()
         finally:
             parts.stream.close()
 
 
-def _train(parts: Parts, attempt: int, ledger: Ledger, report: Report) -> Status:
-    config = parts.config
-    _resume(parts, ledger)
-    progress = parts.progress
-    ledger.set_status(Status(State.RUNNING, step=progress.step, seconds=progress.seconds, attempt=attempt))
-    clock = _Clock(progress)
-    metrics: dict[str, float] | None = None
-    try:
-        while progress.step < config.training.steps and not parts.engine.agree(_met_cap(parts, clock)):
-            _one_step(parts, ledger, clock)
-            progress.step += 1
-            is_last = progress.step == config.training.steps
-            metrics = None
-            if progress.step % config.training.validate_every == 0 or is_last:
-                metrics = _validate(parts, ledger, clock)
-            # Before the report: whoever hears of a validation may stop the trial there, and kill its process.
-            if progress.step % config.training.checkpoint_every == 0 or metrics is not None:
-                _save(parts, ledger, clock)
-            if metrics is not None and not is_last:
-                report(metrics)
-    except SystemExit:
-        # Only `report` raises it, so everything is saved.
-        # Whether this was the scheduler's judgement or an interrupted sweep is known to whoever stopped it.
-        ledger.set_status(_status(parts, attempt, clock, State.PENDING, f"stopped at step {progress.step}"))
-        raise
-    met_cap = progress.step < config.training.steps
-    if met_cap:
-        metrics = _validate(parts, ledger, clock)
-        _save(parts, ledger, clock)
-    reason = (
-        f"wall-time cap of {config.training.max_seconds:g} s at step {progress.step} of {config.training.steps}"
-        if met_cap
-        else f"all {config.training.steps} steps"
-    )
-    status = dataclasses.replace(
-        _status(parts, attempt, clock, State.FINISHED, reason), met_wall_time_cap=met_cap
-    )
-    ledger.set_status(status)
-    # Only now: a scheduler that thinks little of the last validation cannot turn the end into an early stop.
-    if metrics is not None:
-        report(metrics)
-    return status
+@contextmanager
+def _writing(ledger: Ledger, world: World) -> Iterator[Ledger]:
+    """The ledger as this rank may use it: the first one writes, and nobody else of another attempt."""
+    if not world.is_first:
+        onlooker = Onlooker(ledger.folder)
+        onlooker.attempt = world.gather(0)[0]
+        yield onlooker
+        return
+    with exclusive(ledger.folder, timeout_s=60, what="this trial is being trained"):
+        world.gather(ledger.begin_attempt())
+        yield ledger
 
 
-class _Clock:
-    """Wall seconds of the loop, continuing from what earlier attempts spent."""
+class _Trial:
+    """A trial in motion."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._before = progress.seconds
+    def __init__(self, parts: Parts, report: Report, stop: Stop) -> None:
+        config = parts.config
+        self.parts = parts
+        self.config = config
+        self.world = parts.world
+        self.ledger = parts.ledger
+        self._report = report
+        self._stop = stop
+        self._writer = checkpoint.NoWriter()
+        if self.world.is_first:
+            keep = config.training.keep_checkpoints
+            self._writer = checkpoint.Writer(self.ledger.checkpoints, keep=keep, on_problem=self._tell)
+        self._resume()
+        self._seconds_before = parts.progress.seconds
         self._started = perf_counter()
 
-    def seconds(self) -> float:
-        return self._before + perf_counter() - self._started
+    def run(self) -> Status:
+        """Steps, validations and checkpoints until the end, the time limit, or a request to stop."""
+        config, progress = self.config.training, self.parts.progress
+        self._begin()
+        metrics = self._missed_validation()
+        try:
+            while progress.step < config.steps:
+                batch, why = self._next_batch()
+                if batch is None:
+                    break
+                self._log(train_step(self.parts, batch))
+                progress.step += 1
+                is_last = progress.step == config.steps
+                is_validated = progress.step % config.validate_every == 0 or is_last
+                if progress.step % config.checkpoint_every == 0 or is_validated:
+                    self._save()
+                metrics = self._validate() if is_validated else None
+                if metrics is not None and not is_last:
+                    self._reported(metrics)
+            else:
+                return self._finish(metrics, f"all {config.steps} steps")
+        except SystemExit:
+            # Only `report` raises it, so everything is saved.
+            # Whether this was the scheduler's judgement or an interrupted sweep is known to whoever stopped it.
+            self.ledger.set_status(self._status(State.PENDING, f"stopped at step {progress.step}"))
+            raise
+        if self._writer.step != progress.step:
+            self._save()
+        if why:
+            return self._interrupted(why)
+        reason = f"wall-time cap of {config.max_seconds:g} s at step {progress.step} of {config.steps}"
+        return self._finish(self._validate(), reason, met_wall_time_cap=True)
 
+    def _begin(self) -> None:
+        progress = self.parts.progress
+        self.ledger.set_status(self._status(State.RUNNING, ""))
+        self.ledger.append(
+            {
+                "kind": "attempt",
+                "step": progress.step,
+                "engine": type(self.parts.engine).__name__.removesuffix("Engine").lower(),
+                "ranks": self.world.world_size,
+                "device": str(self.world.device),
+            }
+        )
 
-def _met_cap(parts: Parts, clock: _Clock) -> bool:
-    cap = parts.config.training.max_seconds
-    return cap is not None and clock.seconds() >= cap
+    def _missed_validation(self) -> dict[str, float] | None:
+        """The validation that belongs to the checkpoint the trial goes on from, if it died between the two."""
+        config, step = self.config.training, self.parts.progress.step
+        is_due = step > 0 and (step % config.validate_every == 0 or step == config.steps)
+        if not is_due:
+            return None
+        rows = {row["step"]: row for row in self.ledger.rows("validation")}
+        # Decided together: a ledger on a network file system may look different from elsewhere.
+        if self.world.gather(step in rows)[0]:
+            return None
+        metrics = self._validate()
+        if step < config.steps:
+            self._reported(metrics)
+        return metrics
 
+    def _next_batch(self) -> tuple[Batch | None, str]:
+        """This rank's part of the next batch, or None where ranks agree to end here; then also why, if asked to.
 
-def _one_step(parts: Parts, ledger: Ledger, clock: _Clock) -> None:
-    config, engine, adversary, progress = parts.config, parts.engine, parts.adversary, parts.progress
-    started = perf_counter()
-    rate = learning_rate(progress.step, config.optimizer, steps=config.training.steps)
-    hr, lr = pictures_of(parts.stream.next_batch(), config, engine.world.device)
-    views = _upscaled(parts, hr, lr)
+        Raises:
+            ValueError: On all ranks, where the data of any is damaged.
+        """
+        self.parts.at("reading")
+        cap = self.config.training.max_seconds
+        before = self.parts.stream.state_dict()
+        batch, problem = None, ""
+        why = self._stop()
+        met_cap = cap is not None and self._seconds() >= cap
+        if not why and not met_cap:
+            try:
+                batch = self.parts.stream.next_batch()
+            except ValueError as error:
+                problem = str(error)
+        self.parts.at("deciding")
+        if not self.world.agree(batch is None):
+            return batch, ""
+        # What this rank may have read already belongs to the next attempt.
+        self.parts.stream.load_state_dict(before)
+        problems, reasons = zip(*self.world.gather((problem, why)), strict=True)
+        for rank, text in enumerate(problems):
+            if text:
+                raise ValueError(text if self.world.is_alone else f"rank {rank}: {text}")
+        return None, next((reason for reason in reasons if reason), "")
 
-    opponent: dict[str, Any] = {}
-    if adversary.plays(progress.step):
-        opponent = _discriminator_step(parts, views, rate)
-        views = adversary.judge(views)
-    criterion = parts.criterion_at(progress.step)
+    def _log(self, row: dict[str, Any] | None) -> None:
+        if row is None:
+            return
+        progress, stream = self.parts.progress, self.parts.stream
+        self.ledger.append(
+            {
+                "kind": "train",
+                "step": progress.step + 1,
+                "samples": stream.samples_seen,
+                "seconds": round(self._seconds(), 3),
+                **row,
+                "images_per_second": round(stream.samples_seen / progress.step_seconds, 2),
+            }
+        )
 
-    loss, raw = criterion(views)
-    # What the generator itself wants minimised, e.g. the error of its motion estimate.
-    auxiliary = getattr(engine.module, "auxiliary_loss", None)
-    loss = loss if auxiliary is None else loss + auxiliary
-    _stop_if_not_finite(parts, loss, raw)
-    started_accounting = perf_counter()
-    is_logged = (progress.step + 1) % config.training.log_every == 0
-    terms = criterion.account(views, raw) if is_logged else {}
-    accounting_seconds = perf_counter() - started_accounting
-    engine.backward(loss)
-    norm = engine.gradient_norm()
-    if engine.agree(not bool(torch.isfinite(norm))):
-        raise TrialDivergedError(_which_gradient(parts, views))
-    engine.step(rate)
-    parts.ema.update(engine.module, progress.step)
-    progress.step_seconds += perf_counter() - started - accounting_seconds
-    if is_logged:
-        row: dict[str, Any] = {
-            "kind": "train",
-            "step": progress.step + 1,
-            "samples": parts.stream.samples_seen,
-            "seconds": round(clock.seconds(), 3),
-            "loss": loss.item(),
-            "terms": {name: dataclasses.asdict(value) for name, value in terms.items()},
-            "gradient_norm": norm.item(),
-            "learning_rate": rate,
-            "images_per_second": round(parts.stream.samples_seen / progress.step_seconds, 2),
+    def _validate(self) -> dict[str, float]:
+        """Measures the averaged weights on the validation clips, shared among ranks; writes and returns the row."""
+        parts, progress = self.parts, self.parts.progress
+        clips = parts.validation_clips
+        self.parts.at("validating")
+        rows = evaluate(
+            parts.ema.module,
+            parts.dataset,
+            clips[self.world.rank :: self.world.world_size],
+            self.config,
+            device=self.world.device,
+            metrics=self.config.evaluation.validation,
+            on_clip=lambda item: parts.at(f"validating {item.clip.clip_id}"),
+        )
+        by_clip = {row["clip"]: row for shared in self.world.gather(rows) for row in shared}
+        scores = {
+            f"val/{name}": value
+            for name, value in mean_scores([by_clip[clip.clip_id] for clip in clips]).items()
         }
-        if opponent:
-            row["discriminator"] = opponent
-        if auxiliary is not None:
-            row["auxiliary"] = auxiliary.item()
-        ledger.append(row)
+        row = {
+            "step": progress.step,
+            "samples": parts.stream.samples_seen,
+            "seconds": round(self._seconds(), 3),
+            **scores,
+        }
+        self.ledger.append({"kind": "validation", **row}, sync=True)
+        self.ledger.set_status(self._status(State.RUNNING, ""))
+        if self._is_best():
+            self._writer.mark_best()
+        log.info(
+            "step %d: %s", progress.step, ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        )
+        return {"step": progress.step, **scores}
+
+    def _is_best(self) -> bool:
+        evaluation = self.config.evaluation
+        name = evaluation.best or evaluation.validation[0]
+        # What was measured before the trial went on from another one's checkpoint belongs to other weights.
+        began = max((row["step"] for row in self.ledger.rows("perturbation")), default=0)
+        now = self.parts.progress.step
+        rows = [row for row in self.ledger.rows("validation") if began < row["step"] <= now]
+        return best_step(rows, name) == now
+
+    def _reported(self, metrics: dict[str, float]) -> None:
+        """Tells the scheduler, on the first rank; its word to stop is for all."""
+        # Whoever hears of a validation may stop the trial there, and kill its process.
+        self._writer.finish()
+        is_over = False
+        if self.world.is_first:
+            try:
+                self._report(metrics)
+            except SystemExit:
+                is_over = True
+        if self.world.agree(is_over):
+            raise SystemExit
+
+    def _finish(self, metrics: dict[str, float] | None, reason: str, **facts: bool) -> Status:
+        error = self._writer.finish()
+        if error is not None:
+            raise error
+        self._count_damage()
+        status = dataclasses.replace(self._status(State.FINISHED, reason), **facts)
+        self.ledger.set_status(status)
+        # Only now: a scheduler that thinks little of the last validation cannot turn the end into an early stop.
+        if metrics is not None and self.world.is_first:
+            # Nor may it end one rank only.
+            with contextlib.suppress(SystemExit):
+                self._report(metrics)
+        return status
+
+    def _interrupted(self, why: str) -> Status:
+        error = self._writer.finish()
+        unsaved = f", without a checkpoint of it: {error.strerror}" if error is not None else ""
+        reason = f"interrupted by {why} at step {self.parts.progress.step}{unsaved}"
+        status = self._status(State.PENDING, reason)
+        self.ledger.set_status(status)
+        return status
+
+    def _save(self) -> None:
+        parts, progress = self.parts, self.parts.progress
+        self.parts.at("saving")
+        self._count_damage()
+        progress.seconds = self._seconds()
+        state: dict[str, Any] = {
+            "engine": parts.engine.state_dict(),
+            "ema": parts.ema.module.state_dict(),
+            "stream": parts.stream.state_dict(),
+            "calibration": parts.criterion.calibration,
+            "pixel_calibration": parts.pixel_criterion.calibration,
+            **parts.adversary.state_dict(),
+            "seconds": progress.seconds,
+            "step_seconds": progress.step_seconds,
+        }
+        self._writer.save(progress.step, state)
+
+    def _resume(self) -> None:
+        parts = self.parts
+        state = checkpoint.latest(self.ledger.checkpoints, on_damaged=self._tell)
+        # Of the same step on all ranks: a file may be damaged, or appear, for one of them only.
+        steps = self.world.gather(0 if state is None else int(state["step"]))
+        if len(set(steps)) > 1:
+            raise OSError(
+                f"{self.ledger.checkpoints}: ranks see different newest checkpoints, of steps {steps}"
+            )
+        for row in self.ledger.rows("perturbation")[-1:]:
+            if steps[0] < row["step"]:
+                raise ValueError(
+                    f"{self.ledger.checkpoints}: no sound checkpoint since this trial went on from another one's at step "
+                    f"{row['step']}, which it cannot repeat by itself; delete its sweep's folder and start that anew"
+                )
+        if state is None:
+            return
+        parts.engine.load_state_dict(state["engine"])
+        parts.ema.module.load_state_dict(state["ema"])
+        parts.stream.load_state_dict(state["stream"])
+        parts.criterion.calibration = state["calibration"]
+        parts.pixel_criterion.calibration = state["pixel_calibration"]
+        parts.adversary.load_state_dict(state)
+        parts.progress = Progress(state["step"], state["seconds"], state["step_seconds"])
+        self._writer.step = state["step"]
+        log.info("continuing from step %d", state["step"])
+
+    def _count_damage(self) -> None:
+        """Each rank meets its own damaged clips; the budget is that of the trial."""
+        policy, stream = self.config.data, self.parts.stream
+        if policy.on_damage == "substitute":
+            found = self.world.gather(dict(stream.damaged))
+            stream.note_damage({key: what for one in found for key, what in one.items()})
+
+    def _tell(self, problem: str) -> None:
+        """Writes down a problem that the trial survives."""
+        log.warning(problem)
+        # The disk that a checkpoint does not fit on may have no room for this line either.
+        try:
+            self.ledger.append({"kind": "problem", "step": self.parts.progress.step, "problem": problem})
+        except OSError as error:
+            log.warning("%s: %s", self.ledger.folder, error)
+
+    def _seconds(self) -> float:
+        """Wall seconds of the loop, continuing from what earlier attempts spent."""
+        return self._seconds_before + perf_counter() - self._started
+
+    def _status(self, state: State, reason: str) -> Status:
+        return Status(
+            state,
+            reason,
+            step=self.parts.progress.step,
+            seconds=self._seconds(),
+            attempt=self.ledger.attempt,
+            stream_hash=self.parts.stream.stream_hash,
+            damaged_clips=len(self.parts.stream.damaged),
+        )
 
 
-def _upscaled(parts: Parts, hr: Tensor, lr: Tensor) -> Views:
-    """The generator's step forward: what the terms of the loss look at."""
-    hr = judged_frames(hr, parts.config.model)
-    if "sr_backward" not in parts.criterion.needs | parts.pixel_criterion.needs:
-        return Views(parts.engine(lr), hr, lr)
-    # The clip is played to its end and back, so that each frame is seen with two pasts.
-    frames = lr.shape[1]
-    both = parts.engine(torch.cat([lr, lr[:, :-1].flip(1)], dim=1))
-    return Views(both[:, :frames], hr, lr, both[:, frames - 1 :].flip(1))
+def best_step(rows: list[dict[str, Any]], name: str) -> int:
+    """The step of the validation that is best on a metric; the earliest of equals. 0 where there is none."""
+    from sr.metrics import METRICS
 
+    metric = METRICS[name]
 
-def _discriminator_step(parts: Parts, views: Views, rate: float) -> dict[str, Any]:
-    try:
-        return parts.adversary.learn(views.sr, views.hr, step=parts.progress.step, learning_rate=rate)
-    except FloatingPointError as error:
-        raise TrialDivergedError(
-            f"{_where(parts)}: {error}; stopped before its update. Lower adversarial.learning_rate_factor, set "
-            "adversarial.gradient_clip_norm, or change the game"
-        ) from None
+    def badness(row: dict[str, Any]) -> float:
+        value = row[f"val/{name}"]
+        return abs(value) if metric.zero_is_best else -value if metric.higher_is_better else value
 
-
-def _where(parts: Parts) -> str:
-    return f"step {parts.progress.step + 1}, rank {parts.engine.world.rank}"
-
-
-def _stop_if_not_finite(parts: Parts, loss: Tensor, raw: dict[str, Tensor]) -> None:
-    if not parts.engine.agree(not bool(torch.isfinite(loss))):
-        return
-    broken = [f"{name}={value.item()}" for name, value in raw.items() if not torch.isfinite(value)]
-    where = ", ".join(broken) or "the sum of all terms"
-    raise TrialDivergedError(
-        f"{_where(parts)}: the loss is {loss.item()} ({where}); stopped before the optimizer update. Lower "
-        "optimizer.learning_rate, or change the term"
-    )
-
-
-def _which_gradient(parts: Parts, views: Views) -> str:
-    again = dataclasses.replace(views, sr=views.sr.detach().requires_grad_())
-    if parts.adversary.plays(parts.progress.step):
-        again = parts.adversary.judge(again)
-    criterion = parts.criterion_at(parts.progress.step)
-    norms = criterion.gradient_norms(again, criterion(again)[1])
-    broken = [name for name, norm in norms.items() if not math.isfinite(norm)]
-    where = f"of term {', '.join(broken)}" if broken else "inside the network"
-    return (
-        f"{_where(parts)}: the gradient {where} is not finite; stopped before the optimizer update. Lower "
-        "optimizer.learning_rate, or change the term"
-    )
-
-
-def _validate(parts: Parts, ledger: Ledger, clock: _Clock) -> dict[str, float]:
-    """Measures the averaged weights on the validation clips; writes and returns the row."""
-    scores = validation_scores(
-        parts.ema.module,
-        parts.dataset,
-        parts.validation_clips,
-        parts.config,
-        device=parts.engine.world.device,
-    )
-    progress = parts.progress
-    row = {
-        "step": progress.step,
-        "samples": parts.stream.samples_seen,
-        "seconds": round(clock.seconds(), 3),
-        **scores,
-    }
-    ledger.append({"kind": "validation", **row}, sync=True)
-    status = ledger.status()
-    ledger.set_status(dataclasses.replace(status, step=progress.step, seconds=clock.seconds()))
-    log.info("step %d: %s", progress.step, ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-    return {"step": progress.step, **scores}
-
-
-def _save(parts: Parts, ledger: Ledger, clock: _Clock) -> None:
-    progress = parts.progress
-    progress.seconds = clock.seconds()
-    state: dict[str, Any] = {
-        "engine": parts.engine.state_dict(),
-        "ema": parts.ema.module.state_dict(),
-        "stream": parts.stream.state_dict(),
-        "rng": torch.get_rng_state(),
-        "calibration": parts.criterion.calibration,
-        "pixel_calibration": parts.pixel_criterion.calibration,
-        **parts.adversary.state_dict(),
-        "seconds": progress.seconds,
-        "step_seconds": progress.step_seconds,
-    }
-    checkpoint.save(
-        ledger.checkpoints, step=progress.step, state=state, keep=parts.config.training.keep_checkpoints
-    )
-
-
-def _resume(parts: Parts, ledger: Ledger) -> None:
-    state = checkpoint.latest(ledger.checkpoints, on_damaged=log.warning)
-    if state is None:
-        return
-    parts.engine.load_state_dict(state["engine"])
-    parts.ema.module.load_state_dict(state["ema"])
-    parts.stream.load_state_dict(state["stream"])
-    parts.criterion.calibration = state["calibration"]
-    parts.pixel_criterion.calibration = state["pixel_calibration"]
-    parts.adversary.load_state_dict(state)
-    parts.progress = Progress(state["step"], state["seconds"], state["step_seconds"])
-    torch.set_rng_state(state["rng"])
-    log.info("continuing from step %d", parts.progress.step)
-
-
-def _status(parts: Parts, attempt: int, clock: _Clock, state: State, reason: str) -> Status:
-    return Status(
-        state,
-        reason,
-        step=parts.progress.step,
-        seconds=clock.seconds(),
-        attempt=attempt,
-        stream_hash=parts.stream.stream_hash,
-        damaged_clips=len(parts.stream.damaged),
-    )
+    return min(rows, key=lambda row: (badness(row), row["step"]))["step"] if rows else 0

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sr.collective import mean_over_ranks, rand_rows
 from sr.features.network import Features
 from sr.losses.term import Term
 
@@ -63,8 +64,7 @@ class _Labelled(AdversarialLoss):
     def _noise(self, logits: Tensor) -> Tensor:
         if not self.label_noise:
             return torch.zeros_like(logits)
-        # Drawn on the CPU, whose generator is in the checkpoint.
-        return torch.rand(logits.shape, dtype=logits.dtype).to(logits.device) * self.label_noise
+        return rand_rows(*logits.shape).to(logits) * self.label_noise
 
 
 class GanVanilla(_Labelled):
@@ -143,7 +143,7 @@ class GanWasserstein(AdversarialLoss):
 
     def penalty(self, discriminator: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
         """Squared distance from 1 of the gradient's norm at random points between each real picture and its fake."""
-        share = torch.rand(len(real), *[1] * (real.ndim - 1)).to(real)
+        share = rand_rows(len(real), *[1] * (real.ndim - 1)).to(real)
         between = (share * real + (1 - share) * fake).detach().requires_grad_()
         return (
             self.gradient_penalty * (_input_gradient(discriminator, between).norm(dim=1) - 1).square().mean()
@@ -151,7 +151,7 @@ class GanWasserstein(AdversarialLoss):
 
     def correct(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Judgements on the right side of the midpoint: a critic's zero means nothing."""
-        middle = (fake.mean() + real.mean()) / 2
+        middle = mean_over_ranks((fake.mean() + real.mean()) / 2)
         return fake < middle, real > middle
 
 
@@ -183,7 +183,7 @@ class GanRelativistic(_Labelled):
 
     @staticmethod
     def _relative(fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        return fake - real.mean(), real - fake.mean()
+        return fake - mean_over_ranks(real.mean()), real - mean_over_ranks(fake.mean())
 
 
 class FeatureMatching(Term):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,13 @@ from torch import Tensor, nn
 from sr.features.network import FeatureNetwork, Features, Weights
 from sr.losses.adversarial import AdversarialLoss, FeatureMatching
 from sr.losses.term import FeatureLoss, Term, Views, as_frames
+
+Mean = Callable[[Tensor], Tensor]
+
+
+def _own(values: Tensor) -> Tensor:
+    """The average over ranks where there is one."""
+    return values.detach()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +91,14 @@ class Criterion(nn.Module):
             features = _shared_features(views, terms.values())
             return {name: _value(term, views, features) for name, term in terms.items()}
 
-    def calibrate(self, views: Views) -> None:
+    def calibrate(self, views: Views, *, mean: Mean = _own) -> None:
         """Sets each term's calibration so that its gradient RMS at `views.sr` equals that of L1.
 
         Terms that look through the live discriminator keep 1: what it will become is not known here.
 
         Args:
-            views: A fixed batch; `sr` is its bicubic enlargement, in [0, 1].
+            views: A fixed batch, or this rank's part of one; `sr` is its bicubic enlargement, in [0, 1].
+            mean: Averages over ranks.
 
         Raises:
             ValueError: A term has no gradient there, or not a finite one.
@@ -98,12 +106,12 @@ class Criterion(nn.Module):
         sr = views.sr.detach().float().requires_grad_()
         views = dataclasses.replace(views, sr=sr)
         (gradient,) = torch.autograd.grad(F.l1_loss(sr, views.hr.float()), sr)
-        reference = gradient.square().mean().sqrt().item()
         names = [name for name, term in self.terms.items() if getattr(term, "calibrated", True)]
         with torch.enable_grad():
             raw = self._values(views, names)
-        for name, value in raw.items():
-            rms = _gradient(value, sr).square().mean().sqrt().item()
+        gradients = [gradient, *(_gradient(value, sr) for value in raw.values())]
+        reference, *others = mean(torch.stack([g.square().mean() for g in gradients])).sqrt().tolist()
+        for name, rms in zip(raw, others, strict=True):
             if not 0 < rms < float("inf"):
                 raise ValueError(
                     f"loss term '{name}': gradient RMS at the bicubic output is {rms}, so it cannot be calibrated; "
@@ -111,20 +119,27 @@ class Criterion(nn.Module):
                 )
             self.calibration[name] = reference / rms
 
-    def account(self, views: Views, raw: Mapping[str, Tensor]) -> dict[str, TermValue]:
-        """Value and gradient share of each term; costs a backward pass of each, and leaves the graph as it was.
+    def observe(self, views: Views, raw: Mapping[str, Tensor]) -> Tensor:
+        """What `account` needs to know of a part of a batch; costs a backward pass of each term, and leaves the graph.
 
         Args:
             views: What `forward` was called with; `sr` is part of the graph.
             raw: What it returned.
+
+        Returns:
+            float64 on the CPU, shape (2, terms): raw values, and squared norms of weighted gradients at `sr`. Both may be
+            averaged over the parts of a batch.
         """
-        norms = self.gradient_norms(views, raw)
-        total = sum(norms.values())
+        squares = [norm**2 for norm in self.gradient_norms(views, raw).values()]
+        return torch.tensor([[value.item() for value in raw.values()], squares], dtype=torch.float64)
+
+    def account(self, names: Iterable[str], observed: Tensor) -> dict[str, TermValue]:
+        """Value and gradient share of each term, from what was observed, in the order of the names."""
+        values, norms = observed[0].tolist(), observed[1].sqrt().tolist()
+        total = sum(norms)
         return {
-            name: TermValue(
-                value.item(), self.factor(name) * value.item(), norms[name] / total if total > 0 else 0.0
-            )
-            for name, value in raw.items()
+            name: TermValue(value, self.factor(name) * value, norm / total if total > 0 else 0.0)
+            for name, value, norm in zip(names, values, norms, strict=True)
         }
 
     def gradient_norms(self, views: Views, raw: Mapping[str, Tensor]) -> dict[str, float]:

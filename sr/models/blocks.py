@@ -7,13 +7,15 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from sr.collective import BatchNorm2d
+
 Norm = Literal["none", "batch", "group"]
 
 
 def norm_layer(kind: Norm, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> nn.Module:
     """Returns the normalisation by name; `group` has up to 8 groups. `momentum` is the weight of the newest batch."""
     if kind == "batch":
-        return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
+        return BatchNorm2d(channels, eps=eps, momentum=momentum)
     if kind == "group":
         return nn.GroupNorm(math.gcd(8, channels), channels, eps=eps)
     return nn.Identity()

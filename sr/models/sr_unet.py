@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sr.collective import Dropout
 from sr.models.blocks import DoubleConv, Norm, glorot_uniform_, zero_
 from sr.models.frames import PerFrame
 from sr.models.padding import pad_to_multiple
@@ -49,7 +50,7 @@ class SrUnet(PerFrame):
         self.encoder = nn.ModuleList(
             [_double(3, first, norm), _double(first, second, norm), _double(second, third, norm)]
         )
-        self.pool = nn.Sequential(nn.MaxPool2d(2), nn.Dropout(dropout))
+        self.pool = nn.Sequential(nn.MaxPool2d(2), Dropout(dropout))
         self.middle = _double(third, third, norm)
         # From deep to shallow: what comes in, what the enlargement gives, what the skip brings.
         plan = [(third, third, third), (third, second, second), (second, 2 * width, first)]

@@ -7,6 +7,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from sr.collective import BatchNorm2d
+
 Norm = Literal["none", "spectral", "group", "batch"]
 """Normalisation inside a discriminator; `batch` couples the samples of a batch and differs in evaluation mode."""
 
@@ -103,6 +105,6 @@ def walk(blocks: nn.ModuleDict, x: Tensor) -> Judgement:
 
 def _norm_layer(norm: Norm, channels: int) -> nn.Module:
     if norm == "batch":
-        return nn.BatchNorm2d(channels)
+        return BatchNorm2d(channels)
     # 16 channels a group is one of the two settings that Wu and He (ECCV 2018, "Group Normalization") recommend.
     return nn.GroupNorm(channels // 16 if channels % 16 == 0 else 1, channels)

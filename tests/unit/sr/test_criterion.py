@@ -70,7 +70,7 @@ def test_calibration_refuses_a_term_without_gradient(views: Views) -> None:
 def test_the_sum_is_what_its_accounts_say(views: Views) -> None:
     criterion = criterion_of({"l1": 0.8, "ssim": 0.2})
     total, raw = criterion(views)
-    accounts = criterion.account(views, raw)
+    accounts = criterion.account(raw, criterion.observe(views, raw))
     assert total.item() == pytest.approx(0.8 * raw["l1"].item() + 0.2 * raw["ssim"].item(), rel=1e-6)
     assert total.item() == pytest.approx(sum(account.weighted for account in accounts.values()), rel=1e-6)
     assert sum(account.gradient_share for account in accounts.values()) == pytest.approx(1)

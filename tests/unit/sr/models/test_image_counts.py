@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sr.collective import Dropout
 from sr.models import GENERATORS
 from sr.models.upsampling import NearestUp
 
@@ -111,7 +112,7 @@ def _word(layer: nn.Module) -> str:
             return f"a{layer.num_parameters}"
         case NearestUp():
             return f"n{layer.factor}"
-    others = {nn.ReLU: "r", nn.MaxPool2d: "p", nn.Dropout: "d", nn.LeakyReLU: "l"}
+    others = {nn.ReLU: "r", nn.MaxPool2d: "p", Dropout: "d", nn.LeakyReLU: "l"}
     assert getattr(layer, "kernel_size", 2) == 2
     assert getattr(layer, "p", 0.1) == 0.1
     assert getattr(layer, "negative_slope", 0.2) == 0.2
