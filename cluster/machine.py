@@ -31,6 +31,29 @@ def available_memory_bytes(*, root: Path = _ROOT) -> int:
     return int(max(0, min(float(meminfo["MemAvailable"]), *rooms, math.inf)))
 
 
+def oom_kills(*, root: Path = _ROOT) -> int:
+    """How many processes the kernel has ended here for want of memory; only its growth means something.
+
+    Counted are those of the machine and those of this process's cgroup, where either can be seen.
+
+    Args:
+        root: Where /proc and /sys are found.
+    """
+    files = [root / "proc/vmstat"]
+    files += [
+        group / name for group in _cgroups("memory", root) for name in ("memory.events", "memory.oom_control")
+    ]
+    return sum(_counter(path, "oom_kill") for path in files)
+
+
+def _counter(path: Path, name: str) -> int:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+
 def num_gpus(*, root: Path = _ROOT) -> int:
     """NVIDIA GPUs that a CUDA program started here would see, found without loading CUDA.
 

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import traceback
@@ -143,7 +144,7 @@ def joined(place: Place, *, device: str, timeout_s: float) -> Iterator[World]:
             if is_of_communication(error):
                 raise roll.explain(error) from error
             roll.tell(
-                f"rank {place.rank}: {_in_words(error)}",
+                f"rank {place.rank}: {in_words(error)}",
                 is_own_fault=not isinstance(error, OSError | MemoryError),
             )
             raise
@@ -209,5 +210,15 @@ _MARKS = (
 )
 
 
-def _in_words(error: BaseException) -> str:
-    return str(error) if isinstance(error, ValueError) else traceback.format_exception_only(error)[-1].strip()
+def in_words(error: BaseException) -> str:
+    """An error in words: what speaks for itself is its message, anything else has its type before it."""
+    if isinstance(error, ValueError | RankLostError | OtherRankFailedError):
+        return str(error)
+    return traceback.format_exception_only(error)[-1].strip()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("", 0))
+        return found.getsockname()[1]

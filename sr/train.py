@@ -22,12 +22,13 @@ from sr.parts import Parts, Progress, build_parts
 from sr.step import TrialDivergedError, train_step
 from sr.world import World
 
-__all__ = ["Report", "Stop", "TrialDivergedError", "train"]
+__all__ = ["Report", "Stop", "TrialDivergedError", "Warn", "train"]
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, float]], None]
 Stop = Callable[[], str]
+Warn = Callable[[str], None]
 
 
 def train(
@@ -37,6 +38,7 @@ def train(
     ledger: Ledger,
     report: Report = lambda _metrics: None,
     stop: Stop = lambda: "",
+    warn: Warn = lambda _problem: None,
 ) -> Status:
     """Trains one trial to its end, continuing from its newest checkpoint where there is one.
 
@@ -49,6 +51,7 @@ def train(
         report: Called after each validation, which a checkpoint goes with, with `step` and the validation metrics. It
             may raise SystemExit to stop the trial early; it is then raised on all ranks.
         stop: Asked at every step, on every rank; a reason such as "SIGTERM" ends the attempt with a checkpoint.
+        warn: Told, on the first rank, of problems that the trial survives, when they happen; perhaps from another thread.
 
     Returns:
         The status as written to the ledger: final, or pending where `stop` gave a reason.
@@ -62,7 +65,7 @@ def train(
         torch.set_num_threads(config.engine.threads)
         parts = build_parts(config, world, own_ledger)
         try:
-            return _Trial(parts, report, stop).run()
+            return _Trial(parts, report, stop, warn).run()
         finally:
             parts.stream.close()
 
@@ -83,7 +86,7 @@ def _writing(ledger: Ledger, world: World) -> Iterator[Ledger]:
 class _Trial:
     """A trial in motion."""
 
-    def __init__(self, parts: Parts, report: Report, stop: Stop) -> None:
+    def __init__(self, parts: Parts, report: Report, stop: Stop, warn: Warn) -> None:
         config = parts.config
         self.parts = parts
         self.config = config
@@ -91,6 +94,7 @@ class _Trial:
         self.ledger = parts.ledger
         self._report = report
         self._stop = stop
+        self._warn = warn
         self._writer = checkpoint.NoWriter()
         if self.world.is_first:
             keep = config.training.keep_checkpoints
@@ -333,8 +337,10 @@ class _Trial:
             stream.note_damage({key: what for one in found for key, what in one.items()})
 
     def _tell(self, problem: str) -> None:
-        """Writes down a problem that the trial survives."""
+        """Writes down a problem that the trial survives, and says it aloud."""
         log.warning(problem)
+        if self.world.is_first:
+            self._warn(problem)
         # The disk that a checkpoint does not fit on may have no room for this line either.
         try:
             self.ledger.append({"kind": "problem", "step": self.parts.progress.step, "problem": problem})

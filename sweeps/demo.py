@@ -18,6 +18,7 @@ from sweeps.jobs import FAILED, OK, SOME_TRIALS_FAILED
 from sweeps.recipes import recipe_path
 from sweeps.report.build import write_report
 from sweeps.spec import read_sweep
+from sweeps.sweep import Sweep, create
 from sweeps.verdict import Verdict
 
 
@@ -32,7 +33,7 @@ def run_demo(folder: Path) -> int:
     data = folder / "data"
     _data(data)
     config = read_sweep(recipe_path("demo"), [f"data.path={data}"])
-    sweep = driver.create(config, store=folder, command=f"srloss demo --folder {folder}")
+    sweep = create(config, store=folder, command=f"srloss demo --folder {folder}")
     with Follow(sweep, headings=("[2/5] sweep:   ", "[3/5] evaluate:")) as follow:
         driver.run(sweep, progress=follow)
     report = folder / "report.html"
@@ -83,7 +84,7 @@ def _data(folder: Path) -> None:
     )
 
 
-def _wandb(sweep: driver.Sweep) -> bool:
+def _wandb(sweep: Sweep) -> bool:
     with progress("reading back", len(sweep.trials)) as ticker:
         done: list[VerifiedRun] = []
 

@@ -227,27 +227,27 @@ def _cpus() -> Outcome:
 
 def _memory() -> Outcome:
     free_gb = available_memory_bytes() / 1e9
-    if free_gb < _memory_gb_per_trial():
+    if free_gb < _memory_gb_per_rank():
         return "warning", f"{free_gb:.1f} GB available, too little for a trial", "raise the memory limit"
     return "ok", f"{free_gb:.1f} GB available", ""
 
 
-def _memory_gb_per_trial() -> float:
+def _memory_gb_per_rank() -> float:
     """What a sweep reckons for a trial where its file does not say; larger patches and models need more."""
     from sweeps.spec import SweepConfig
 
-    return SweepConfig.model_fields["memory_gb_per_trial"].default
+    return SweepConfig.model_fields["memory_gb_per_rank"].default
 
 
 def _trials_at_once() -> Outcome:
     limits = {
         "CPUs": int(available_cpus()),
-        "memory": int(available_memory_bytes() / 1e9 / _memory_gb_per_trial()),
+        "memory": int(available_memory_bytes() / 1e9 / _memory_gb_per_rank()),
     }
     if gpus := num_gpus():
         limits["GPUs"] = gpus
     scarcest = min(limits, key=lambda what: limits[what])
-    found = f"{limits[scarcest]}, limited by {scarcest}, at 1 CPU and {_memory_gb_per_trial():g} GB each"
+    found = f"{limits[scarcest]}, limited by {scarcest}, at 1 CPU and {_memory_gb_per_rank():g} GB each"
     if limits[scarcest] < 1:
         return "warning", found, f"give this process more {scarcest}"
     return "ok", found, ""

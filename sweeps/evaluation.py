@@ -24,7 +24,7 @@ BASELINE = "bicubic"
 def evaluate_trial(folder: Path) -> int:
     """Measures a trial's newest sound checkpoint (its averaged weights) on the test clips; returns their number.
 
-    Writes evaluation.jsonl, summary.json and crops/ of the trial's folder.
+    Writes evaluation.jsonl, summary.json and crops/ of the trial's folder, and to its ledger which checkpoints are damaged.
 
     Raises:
         ValueError: There is no trial, no sound checkpoint, or no clip to judge it on.
@@ -36,6 +36,8 @@ def evaluate_trial(folder: Path) -> int:
         raise ValueError(
             "; ".join([f"{folder}: no sound checkpoint to evaluate; train the trial first", *damaged])
         )
+    for problem in damaged:
+        ledger.note({"kind": "problem", "step": state["step"], "problem": f"evaluation: {problem}"})
     generator = build_generator(config.model, scale=config.scale, seed=config.seed)
     generator.load_state_dict(state["ema"])
     return _evaluate(generator, ledger, config)

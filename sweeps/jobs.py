@@ -4,31 +4,62 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sr.config import EngineConfig
 from sr.evaluate import mean_scores
-from sr.ledger import State, open_trial
-from sr.train import train
-from sr.world import single_process
+from sr.ledger import Ledger, State
+from sr.ranks import place_from_environment
+from sr.rollcall import OtherRankFailedError, RankLostError
 from sweeps import driver
 from sweeps.cli.follow import Follow
 from sweeps.cli.show import say
 from sweeps.cli.table import print_verdict
+from sweeps.deaths import survived
 from sweeps.evaluation import evaluate_trial
+from sweeps.interrupt import GRACE_S, exit_code_for, listening, requeue
+from sweeps.rank import Attempt, quiet, reporter, train_here
 from sweeps.report.build import write_report
 from sweeps.store import SweepFolder
+from sweeps.supervisor import MAX_FAILURES, supervise
+from sweeps.sweep import Sweep, reopen
 
 OK, FAILED, USAGE, SOME_TRIALS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
-def run_sweep(folder: Path) -> int:
-    """Runs what is unfinished of a sweep, evaluates, reports; returns the exit code."""
-    sweep = driver.reopen(SweepFolder(folder))
-    with Follow(sweep) as follow:
-        driver.run(sweep, progress=follow)
-    say()
-    return conclude(sweep)
+def run_sweep(folder: Path, *, grace_s: float = GRACE_S) -> int:
+    """Runs what is unfinished of a sweep, evaluates, reports; returns the exit code.
+
+    Args:
+        folder: The sweep's.
+        grace_s: How long after a signal the process ends anyway.
+    """
+    with listening(grace_s=grace_s) as interruption:
+        sweep = reopen(SweepFolder(folder))
+        with Follow(sweep) as follow:
+            driver.run(sweep, progress=follow)
+        say()
+        if interruption.reason():
+            return _sweep_interrupted(sweep, interruption.reason())
+        with interruption.at_once(f"the report is not written; write it with: srloss report {folder}"):
+            return conclude(sweep)
 
 
-def conclude(sweep: driver.Sweep) -> int:
+def _sweep_interrupted(sweep: Sweep, reason: str) -> int:
+    unfinished = sweep.with_state(State.PENDING, State.RUNNING)
+    for trial in unfinished:
+        status = sweep.ledger(trial).status()
+        if status.attempt:
+            steps = trial.config.training.steps
+            say(f"unfinished: {trial.candidate} {trial.settings}: step {status.step} of {steps}")
+    say(
+        f"interrupted by {reason}: {len(unfinished)} of {len(sweep.trials)} trials are unfinished, "
+        f"{len(sweep.unevaluated())} wait to be evaluated; continue with: {sweep.folder.resume_command}"
+    )
+    if told := requeue(reason):
+        say(told)
+    return exit_code_for(reason)
+
+
+def conclude(sweep: Sweep) -> int:
     """Writes the report, prints the verdict and where things are; returns the exit code."""
     verdict = write_report(sweep, sweep.folder.report)
     print_verdict(verdict)
@@ -57,19 +88,70 @@ def conclude(sweep: driver.Sweep) -> int:
     return SOME_TRIALS_FAILED if sweep.unevaluated() else OK
 
 
-def run_train(folder: Path) -> int:
-    """Trains the trial in a folder to its end and evaluates it; returns the exit code."""
-    ledger, config = open_trial(folder)
-    if not ledger.status().is_over:
+def run_train(
+    folder: Path, *, engine: EngineConfig, grace_s: float = GRACE_S, max_failures: int = MAX_FAILURES
+) -> int:
+    """Trains the trial in a folder to its end and evaluates it; returns the exit code.
 
-        def report(metrics: dict[str, float]) -> None:
-            scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name != "step")
-            say(f"  step {metrics['step']} of {config.training.steps}: {scores}")
+    Under `torchrun` or `srun` this process is one rank of it, and all but the first are quiet.
 
-        train(config, world=single_process(config.engine.device), ledger=ledger, report=report)
+    Args:
+        folder: The trial's; made by the first rank, before.
+        engine: How it is computed, whatever the folder says.
+        grace_s: How long after a signal the process ends anyway.
+        max_failures: How often ranks that this process has started itself are started again.
+    """
+    with listening(grace_s=grace_s) as interruption:
+        place = place_from_environment()
+        is_quiet = place is not None and place.rank > 0
+        try:
+            if place is None and engine.ranks > 1:
+                attempt = supervise(
+                    folder,
+                    engine=engine,
+                    max_failures=max_failures,
+                    grace_s=grace_s,
+                    interruption=interruption,
+                    say=say,
+                )
+            else:
+                report = quiet if is_quiet else reporter(Ledger(folder).config().training.steps)
+                attempt = train_here(
+                    folder, engine=engine, place=place, report=report, stop=interruption.reason
+                )
+        except OtherRankFailedError as error:
+            if is_quiet:
+                return FAILED
+            raise ValueError(str(error)) from None
+        except RankLostError as error:
+            raise OSError(f"{error}\nto go on from the last checkpoint, run the same command again") from None
+        if is_quiet:
+            return exit_code_for(attempt.interrupted_by) if attempt.interrupted_by else OK
+        if attempt.interrupted_by:
+            return _interrupted(folder, attempt)
+        with interruption.at_once("trained in full but not evaluated; run the same command again"):
+            return _evaluate(folder)
+
+
+def _interrupted(folder: Path, attempt: Attempt) -> int:
+    status = attempt.status
+    say(
+        f"interrupted by {attempt.interrupted_by} after step {status.step}; to go on, run the same command again:"
+    )
+    say(f"  {Ledger(folder).command()}")
+    if told := requeue(attempt.interrupted_by):
+        say(told)
+    return exit_code_for(attempt.interrupted_by)
+
+
+def _evaluate(folder: Path) -> int:
+    ledger = Ledger(folder)
     status = ledger.status()
     say(f"finished: {status.reason}, {status.seconds:.0f} s")
+    known = len(survived(ledger))
     num_clips = evaluate_trial(folder)
+    for problem in survived(ledger)[known:]:
+        say(f"  warning: {problem}")
     scores = ", ".join(f"{name} {mean:.4f}" for name, mean in mean_scores(ledger.evaluation()).items())
     say(f"evaluated on {num_clips} held-out clips: {scores}")
     say(f"trial: {folder}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,95 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from sr import short_forms
 from sr.config import Section, TrialConfig, fingerprint, parse_trial
-from sr.configfile import ConfigError, apply_overrides, read_yaml, set_path, unknown, validate
+from sr.configfile import ConfigError, apply_overrides, read_yaml, set_path, validate
 from sr.expression import format_loss
 from sr.losses import LOSSES
-from sr.metrics import METRICS
-
-
-class MetricSpec(Section):
-    """What the sweep optimises, fixed before it starts; the verdict is drawn on the same metric of held-out clips."""
-
-    name: str = "val/psnr_y"
-    goal: Literal["maximize", "minimize"] = "maximize"
-
-    @property
-    def evaluation_name(self) -> str:
-        """The metric's name in the evaluation tables."""
-        return self.name.removeprefix("val/")
-
-    @model_validator(mode="after")
-    def _exists(self) -> MetricSpec:
-        known = [f"val/{name}" for name in METRICS]
-        if self.name not in known:
-            raise ValueError(unknown("metric", self.name, known))
-        goal = "maximize" if METRICS[self.evaluation_name].higher_is_better else "minimize"
-        if self.goal != goal:
-            raise ValueError(
-                f"goal: {self.name} is better the {'higher' if goal == 'maximize' else 'lower'}; write goal: {goal}"
-            )
-        return self
-
-
-class ParameterSpec(Section):
-    """The values of one parameter, in the words of W&B's sweep files."""
-
-    value: Any = None
-    """One fixed value."""
-    values: tuple[Any, ...] | None = Field(default=None, min_length=1)
-    """A list to go through (grid) or to draw from (random)."""
-    distribution: Literal["uniform", "log_uniform_values", "int_uniform"] | None = None
-    min: float | None = None
-    max: float | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> ParameterSpec:
-        given = [
-            self.value is not None,
-            self.values is not None,
-            self.min is not None or self.max is not None,
-        ]
-        if sum(given) != 1:
-            raise ValueError("give just one of: value, values, or min and max (with a distribution)")
-        if given[2]:
-            if self.min is None or self.max is None or self.min >= self.max:
-                raise ValueError("min and max must both be given, min below max")
-            if self.distribution == "log_uniform_values" and self.min <= 0:
-                raise ValueError(f"min must be above 0 for log_uniform_values, got {self.min}")
-        elif self.distribution is not None:
-            raise ValueError("a distribution needs min and max")
-        return self
-
-    def choices(self) -> tuple[Any, ...] | None:
-        """The listed values, or None for a range."""
-        return self.values if self.values is not None else None if self.min is not None else (self.value,)
-
-    def draw(self, generator: np.random.Generator) -> Any:  # noqa: ANN401
-        """One value at random."""
-        choices = self.choices()
-        if choices is not None:
-            return choices[int(generator.integers(len(choices)))]
-        assert self.min is not None
-        assert self.max is not None
-        if self.distribution == "int_uniform":
-            return int(generator.integers(int(self.min), int(self.max) + 1))
-        if self.distribution == "log_uniform_values":
-            return float(np.exp(generator.uniform(math.log(self.min), math.log(self.max))))
-        return float(generator.uniform(self.min, self.max))
-
-
-class EarlyTerminate(Section):
-    """Asynchronous successive halving (ASHA): the worse trials at each rung end early."""
-
-    type: Literal["asha"] = "asha"
-    min_steps: int = Field(default=200, ge=1)
-    """No trial ends before this many steps."""
-    reduction_factor: int = Field(default=3, ge=2)
-    """One in so many trials goes on at each rung."""
+from sweeps.sections import EarlyTerminate, MetricSpec, ParameterSpec, PopulationSpec
 
 
 class SweepConfig(Section):
@@ -109,25 +27,31 @@ class SweepConfig(Section):
 
     name: str = Field(default="sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,60}$")
     """Letters, digits, `-`, `_` and `.`; begins the sweep's id."""
-    method: Literal["grid", "random"] = "grid"
+    method: Literal["grid", "random", "bayes"] = "grid"
+    """grid: every combination. random: `run_cap` trials in all, the settings of each loss drawn. bayes: the same, but chosen
+    by Optuna's TPE from how the earlier ones of the same loss went, the first few at random."""
     metric: MetricSpec = MetricSpec()
     parameters: dict[str, ParameterSpec] = Field(min_length=1)
     """Dotted names of a trial's configuration, e.g. `loss`, `seed`, `optimizer.learning_rate`."""
     trial: dict[str, Any] = Field(default_factory=dict)
     """Configuration that all trials share."""
     run_cap: int | None = Field(default=None, ge=1)
-    """Most trials of a random search."""
+    """Most trials of a random or bayes search, shared equally among losses and seeds."""
     search_seed: int = 0
-    """Seed of the random search."""
+    """Seed of the search, and of what changes in populations."""
     early_terminate: EarlyTerminate | None = None
+    population: PopulationSpec | None = None
+    """Population based training; goes with the methods grid and random, which give the trials their first settings."""
     max_concurrent_trials: int | None = Field(default=None, ge=1)
     """Trials at once; null: as many as the machine's CPUs, GPUs and memory carry."""
-    gpus_per_trial: float = Field(default=0.0, ge=0)
-    """GPUs of one trial; a fraction lets trials share one."""
-    memory_gb_per_trial: float = Field(default=1.5, gt=0)
-    """Memory that one trial may need, in GB; bounds how many run at once."""
+    ranks: int | None = Field(default=None, ge=1)
+    """Processes of each trial; null: as `trial.engine.ranks` says. Each has `engine.threads` CPUs."""
+    gpus_per_rank: float = Field(default=0.0, ge=0, le=1)
+    """GPUs of one rank, 0 or 1; a fraction lets trials of one rank share a GPU."""
+    memory_gb_per_rank: float = Field(default=1.5, gt=0)
+    """Memory that one rank may need, in GB; bounds how many trials run at once."""
     max_failures: int = Field(default=3, ge=0)
-    """How often a trial whose process died is started again from its checkpoint."""
+    """How often a trial one of whose processes died is started again from its checkpoint."""
     small: dict[str, Any] = Field(default_factory=dict)
     """What `--small` changes, by dotted name (`trial.training.steps: 40`): a rehearsal that a laptop can run."""
 
@@ -149,6 +73,8 @@ class PlannedTrial:
         return ", ".join(part for part in (self.variant, f"seed={self.config.seed}") if part)
 
 
+_FEWEST_SETTINGS = 4
+_MOST_RANDOM = 10
 _SWEEP_KEYS = frozenset(SweepConfig.model_fields)
 
 
@@ -210,19 +136,20 @@ def expand(sweep: SweepConfig, *, dataset_fingerprint: str = "") -> list[Planned
     """Returns the sweep's trials in order, duplicates left out.
 
     In a grid every combination is a trial. In a random search, losses and seeds are still crossed in full and the other
-    parameters are drawn, the same draws for every loss and seed: each candidate gets an equal budget and the same luck.
+    parameters are drawn, the same draws for every loss and seed: each candidate gets an equal budget and the same luck. Of a
+    bayes search these are the first trials, before there is anything to learn from; `sweeps.search` chooses the others.
 
     Raises:
         ConfigError: A combination is not a valid trial; names the combination.
     """
     _check_judged_alike(sweep)
     _check_names(sweep)
-    assignments = _grid(sweep) if sweep.method == "grid" else _random(sweep)
+    assignments = _grid(sweep) if sweep.method == "grid" else _searched(sweep)
     trials: dict[str, PlannedTrial] = {}
     faults: list[str] = []
     for assignment in assignments:
         try:
-            planned = _plan(sweep, assignment, dataset_fingerprint)
+            planned = plan_trial(sweep, assignment, dataset_fingerprint)
         except ConfigError as error:
             shown = ", ".join(f"{key}={value}" for key, value in assignment.items())
             faults += [
@@ -234,7 +161,20 @@ def expand(sweep: SweepConfig, *, dataset_fingerprint: str = "") -> list[Planned
         trials.setdefault(planned.trial_id, planned)
     if faults:
         raise ConfigError(faults[:10])
-    return list(trials.values())
+    planned = list(trials.values())
+    _check_gpus(sweep, planned[0].config.engine.ranks)
+    return planned
+
+
+def _check_gpus(sweep: SweepConfig, ranks: int) -> None:
+    """NCCL refuses two ranks on one GPU."""
+    if 0 < sweep.gpus_per_rank < 1 and ranks > 1:
+        raise ConfigError(
+            [
+                f"gpus_per_rank: {sweep.gpus_per_rank:g} with {ranks} ranks; ranks of one trial cannot share a GPU. Set "
+                "gpus_per_rank: 1, or ranks: 1"
+            ]
+        )
 
 
 def _check_names(sweep: SweepConfig) -> None:
@@ -250,10 +190,10 @@ def _check_names(sweep: SweepConfig) -> None:
 
 
 def _check_judged_alike(sweep: SweepConfig) -> None:
-    """One verdict needs one test: the same clips, degraded alike and judged alike."""
+    """One verdict needs one test: the same clips, degraded alike and judged alike, after computing alike."""
     for name, spec in sweep.parameters.items():
         is_fixed = len(spec.choices() or (0, 0)) == 1
-        if not is_fixed and re.match(r"(scale|degradation|evaluation|data\.path)\b", name):
+        if not is_fixed and re.match(r"(scale|degradation|evaluation|engine|data\.path)\b", name):
             raise ConfigError(
                 [
                     f"parameters.{name}: must be equal in all trials of a sweep, which end in one verdict; run a sweep for each"
@@ -282,33 +222,95 @@ def _crossed(choices: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
 
 
-def _random(sweep: SweepConfig) -> list[dict[str, Any]]:
-    if sweep.run_cap is None:
-        raise ConfigError(["run_cap: missing; a random search needs the largest number of trials"])
+def crossed_in_full(sweep: SweepConfig) -> list[dict[str, Any]]:
+    """Every combination of losses and seeds of a search.
+
+    Raises:
+        ConfigError: A loss or a seed is a range.
+    """
     compared = {name: spec for name, spec in sweep.parameters.items() if _is_compared(name)}
-    drawn = {name: spec for name, spec in sweep.parameters.items() if not _is_compared(name)}
-    ranges = [name for name, spec in compared.items() if spec.choices() is None]
-    if ranges:
+    what_to_do = "losses and seeds are compared, so list them with 'values'"
+    if ranges := [name for name, spec in compared.items() if spec.choices() is None]:
+        raise ConfigError([f"parameters.{name}: {what_to_do}" for name in ranges])
+    return _crossed({name: spec.choices() or () for name, spec in compared.items()})
+
+
+def tuned(sweep: SweepConfig) -> dict[str, ParameterSpec]:
+    """The parameters of a search that are neither losses nor seeds."""
+    return {name: spec for name, spec in sweep.parameters.items() if not _is_compared(name)}
+
+
+def num_settings(sweep: SweepConfig) -> int:
+    """How many settings of the tuned parameters a search tries with each loss and seed.
+
+    Raises:
+        ConfigError: `run_cap` is missing or too low, or a range has no distribution.
+    """
+    if sweep.run_cap is None:
+        raise ConfigError([f"run_cap: missing; a {sweep.method} search needs the largest number of trials"])
+    shapeless = [
+        name for name, spec in tuned(sweep).items() if spec.min is not None and not spec.distribution
+    ]
+    if shapeless:
         raise ConfigError(
             [
-                f"parameters.{name}: losses and seeds are compared, so list them with 'values'"
-                for name in ranges
+                f"parameters.{name}: a range needs a distribution: uniform, log_uniform_values or int_uniform"
+                for name in shapeless
             ]
         )
-    crossed = _crossed({name: spec.choices() or () for name, spec in compared.items()})
-    draws = sweep.run_cap // len(crossed) if drawn else 1
-    if draws == 0 or len(crossed) > sweep.run_cap:
+    crossed = crossed_in_full(sweep)
+    count = sweep.run_cap // len(crossed) if tuned(sweep) else 1
+    if count == 0 or len(crossed) > sweep.run_cap:
         raise ConfigError(
             [
                 f"run_cap: {sweep.run_cap} is below one draw for each of {len(crossed)} losses and seeds; raise it"
             ]
         )
+    return count
+
+
+def num_random_first(sweep: SweepConfig) -> int:
+    """How many settings of each loss a bayes search draws before it has something to go by.
+
+    Raises:
+        ConfigError: There is nothing to search, or too little to learn from.
+    """
+    if not any(len(spec.choices() or (0, 0)) > 1 for spec in tuned(sweep).values()):
+        raise ConfigError(
+            ["method: bayes has nothing to choose, only losses and seeds vary; use method: grid"]
+        )
+    count = num_settings(sweep)
+    if count < _FEWEST_SETTINGS:
+        crossed = len(crossed_in_full(sweep))
+        raise ConfigError(
+            [
+                f"run_cap: {sweep.run_cap} gives {count} settings to each of {crossed} losses and seeds; bayes needs "
+                f"{_FEWEST_SETTINGS} or more, so run_cap: {_FEWEST_SETTINGS * crossed}, or method: random"
+            ]
+        )
+    return min(_MOST_RANDOM, max(_FEWEST_SETTINGS - 1, count // 4))
+
+
+def drawn_settings(sweep: SweepConfig, count: int) -> list[dict[str, Any]]:
+    """So many settings at random; asked for more, the same and others after them."""
     generator = np.random.Generator(np.random.Philox(sweep.search_seed))
-    settings = [{name: spec.draw(generator) for name, spec in drawn.items()} for _ in range(draws)]
-    return [combination | setting for setting in settings for combination in crossed]
+    return [{name: spec.draw(generator) for name, spec in tuned(sweep).items()} for _ in range(count)]
 
 
-def _plan(sweep: SweepConfig, assignment: Mapping[str, Any], dataset_fingerprint: str) -> PlannedTrial:
+def _searched(sweep: SweepConfig) -> list[dict[str, Any]]:
+    count = num_random_first(sweep) if sweep.method == "bayes" else num_settings(sweep)
+    crossed = crossed_in_full(sweep)
+    return [combination | setting for setting in drawn_settings(sweep, count) for combination in crossed]
+
+
+def plan_trial(
+    sweep: SweepConfig, assignment: Mapping[str, Any], dataset_fingerprint: str = ""
+) -> PlannedTrial:
+    """The trial with these values of the sweep's parameters.
+
+    Raises:
+        ConfigError: It is not a valid trial.
+    """
     coarse: dict[str, Any] = json.loads(json.dumps(sweep.trial))
     for name, value in assignment.items():
         if name in ("loss", "loss.type", "loss.terms"):
@@ -319,18 +321,27 @@ def _plan(sweep: SweepConfig, assignment: Mapping[str, Any], dataset_fingerprint
     for name, value in assignment.items():
         if name not in ("loss", "loss.type", "loss.terms"):
             set_path(full, name, value, where=f"parameters.{name}")
+    if sweep.ranks is not None:
+        _set_ranks(full, sweep.ranks)
     if dataset_fingerprint and isinstance(full.get("data"), dict):
         full["data"]["fingerprint"] = dataset_fingerprint
     config = _measured_on(parse_trial(full), sweep.metric.evaluation_name)
-    tuned = {name: value for name, value in assignment.items() if not _is_compared(name)}
     candidate = loss_name(parse_trial(coarse)) if "data" in coarse else loss_name(config)
     # Tuning a weight must not make a new candidate of each value, so the candidate is read before it is set.
     variant = ", ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in tuned.items()
-        if len(sweep.parameters[name].choices() or (0, 0)) > 1
+        for name, value in assignment.items()
+        if not _is_compared(name) and len(sweep.parameters[name].choices() or (0, 0)) > 1
     )
     return PlannedTrial(fingerprint(config), config, candidate, variant)
+
+
+def _set_ranks(data: dict[str, Any], ranks: int) -> None:
+    engine = data.get("engine")
+    given = engine.get("ranks") if isinstance(engine, dict) else None
+    if given not in (None, ranks):
+        raise ConfigError([f"ranks: {ranks}, but engine.ranks is {given}; leave out one of them"])
+    set_path(data, "engine.ranks", ranks, where="ranks")
 
 
 def _measured_on(config: TrialConfig, metric: str) -> TrialConfig:
@@ -371,6 +382,14 @@ def _defaults(kind: str) -> dict[str, Any]:
 
 def sweep_id(sweep: SweepConfig, trials: Sequence[PlannedTrial]) -> str:
     """The sweep's name and six digits that depend on its trials, metric and rules of stopping."""
-    rules = [sweep.metric.name, sweep.early_terminate.model_dump() if sweep.early_terminate else None]
+    rules: list[Any] = [
+        sweep.metric.name,
+        sweep.early_terminate.model_dump() if sweep.early_terminate else None,
+    ]
+    if sweep.method == "bayes":
+        # What is to come follows from these.
+        rules += [sweep.run_cap, sweep.search_seed, [spec.model_dump() for spec in sweep.parameters.values()]]
+    if sweep.population is not None:
+        rules += [sweep.search_seed, sweep.population.model_dump()]
     digest = hashlib.sha256(json.dumps([[trial.trial_id for trial in trials], rules]).encode()).hexdigest()
     return f"{sweep.name}-{digest[:6]}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+ALPHA = 0.05
 DRAWS = 10_000
 _EXACT_UP_TO = 14
 """Sources up to which all sign patterns are tried; 2^14 of them."""

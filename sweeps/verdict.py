@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from shards import manifest
 from sr.ledger import State
 from sr.metrics import METRICS, Metric
-from sweeps.driver import Sweep
+from sweeps.caveats import caveats
 from sweeps.evaluation import BASELINE
 from sweeps.spec import PlannedTrial
-from sweeps.statistics import PerSource, bootstrap_interval, holm, per_source, sign_flip_p, smallest_p
-from sweeps.suspicions import suspicions
+from sweeps.statistics import ALPHA, PerSource, bootstrap_interval, holm, per_source, sign_flip_p
+from sweeps.sweep import Sweep
 
-ALPHA = 0.05
 Seed = tuple[int, int]
 """A trial's own seed and that of its data."""
 
@@ -76,7 +74,10 @@ class Verdict:
 
 
 def draw(sweep: Sweep) -> Verdict:
-    """Draws the verdict from what has finished so far; of each candidate the variant that validated best stands for it."""
+    """Draws the verdict from what has finished so far.
+
+    Of each candidate the variant that validated best stands for it; of each population the trial that did.
+    """
     chosen, dropped = _chosen_trials(sweep)
     baseline_rows = sweep.folder.baseline(BASELINE).evaluation()
     sources = {row["clip"]: row["source"] for row in baseline_rows}
@@ -120,7 +121,10 @@ def _chosen_trials(sweep: Sweep) -> tuple[dict[str, list[PlannedTrial]], list[st
     for trial in sweep.trials:
         ledger = sweep.ledger(trial)
         if ledger.status().state is State.FINISHED and ledger.evaluation():
-            finished[trial.candidate][trial.variant][_seed(trial)] = trial
+            # The settings that a trial of a population began with say nothing of those it ended with.
+            variant = finished[trial.candidate]["" if sweep.config.population else trial.variant]
+            rivals = [variant.get(_seed(trial), trial), trial]
+            variant[_seed(trial)] = max(rivals, key=lambda rival: _validated(sweep, [rival]))
     planned = {_seed(trial) for trial in sweep.trials}
     widest = {name: max(map(set, variants.values()), key=len) for name, variants in finished.items()}
     seeds = planned if planned in widest.values() else set.intersection(*widest.values()) if widest else set()
@@ -214,9 +218,7 @@ def _compare(rows: Sequence[Candidate], reference: Candidate, metric: str) -> di
 
 
 def _with_words(verdict: Verdict, sweep: Sweep, dropped: list[str]) -> Verdict:
-    return replace(
-        verdict, sentence=_sentence(verdict, sweep), caveats=tuple(_caveats(verdict, sweep, dropped))
-    )
+    return replace(verdict, sentence=_sentence(verdict, sweep), caveats=(*dropped, *caveats(verdict, sweep)))
 
 
 def _sentence(verdict: Verdict, sweep: Sweep) -> str:
@@ -292,84 +294,6 @@ def interval(comparison: Comparison, metric: Metric) -> str:
 
 def _listed(names: list[str], word: str) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
-
-
-def _caveats(verdict: Verdict, sweep: Sweep, dropped: list[str]) -> list[str]:
-    caveats = list(dropped)
-    failed = sweep.with_state(State.FAILED)
-    if failed:
-        caveats.append(f"{len(failed)} of {len(sweep.trials)} trials failed; the table of trials says why.")
-    unfinished = sweep.with_state(State.PENDING, State.RUNNING)
-    if unfinished:
-        caveats.append(
-            f"{len(unfinished)} of {len(sweep.trials)} trials have not finished; this is a verdict so far."
-        )
-    if not verdict.ranking:
-        return caveats
-    caveats += _suspicions(verdict, sweep)
-    compared = [trial for candidate in verdict.ranking for trial in candidate.trials]
-    capped = [trial for trial in compared if sweep.ledger(trial).status().met_wall_time_cap]
-    if capped:
-        caveats.append(
-            f"{len(capped)} of {len(compared)} compared trials met the wall-time cap before their last step, so budgets "
-            "were not equal in steps; raise training.max_seconds for a fair comparison."
-        )
-    seeds = len(verdict.ranking[0].trials)
-    if seeds < 3:
-        caveats.append(
-            f"{seeds} seed{'s' if seeds > 1 else ''} per loss: how much luck there is in one training is hardly known; use 3 or more."
-        )
-    comparisons = max(1, len(verdict.ranking) - 1)
-    if smallest_p(verdict.num_sources) * comparisons >= ALPHA:
-        caveats.append(
-            f"{verdict.num_sources} held-out pictures cannot show a difference: the smallest possible p is "
-            f"{smallest_p(verdict.num_sources) * comparisons:.2g} after adjustment; add pictures."
-        )
-    damaged = max(sweep.ledger(trial).status().damaged_clips for trial in compared)
-    if damaged:
-        caveats.append(
-            f"{damaged} training clips are damaged and others took their places (the same in all trials); see "
-            "damaged_clips.jsonl of the trials, and: srloss shard verify."
-        )
-    if leaks := _num_near_duplicates(compared[0].config.data.path):
-        caveats.append(
-            f"{leaks} pairs of clips in different splits show nearly the same (srloss shard info names them): what was "
-            "learnt by heart may look like quality; pack again with --drop-leaks."
-        )
-    if not _saw_the_same_data(sweep, compared):
-        caveats.append(
-            "The compared trials did not consume the same samples and crops (see the stream hashes); the comparison is not fair."
-        )
-    return caveats
-
-
-def _suspicions(verdict: Verdict, sweep: Sweep) -> list[str]:
-    # Trials that were evaluated before summaries were written have none.
-    by_name = {
-        candidate.name: [s for trial in candidate.trials if (s := sweep.ledger(trial).summary()) is not None]
-        for candidate in verdict.ranking
-    }
-    baseline = sweep.folder.baseline(BASELINE).summary()
-    return suspicions(by_name, None if baseline is None else (BASELINE, baseline))
-
-
-def _num_near_duplicates(place: str) -> int:
-    try:
-        return len(manifest.load(place).description.near_duplicates)
-    except ValueError:
-        # A verdict outlives its data set.
-        return 0
-
-
-def _saw_the_same_data(sweep: Sweep, trials: Sequence[PlannedTrial]) -> bool:
-    hashes: dict[tuple[int, int], set[str]] = defaultdict(set)
-    for trial in trials:
-        status = sweep.ledger(trial).status()
-        # Trials that saw a different number of samples have different hashes without having seen different data.
-        hashes[trial.config.data.seed, status.step * trial.config.training.global_batch_size].add(
-            status.stream_hash
-        )
-    return all(len(values) == 1 for values in hashes.values())
 
 
 def pairwise(first: Candidate, second: Candidate, metrics: Sequence[str]) -> dict[str, Comparison]:

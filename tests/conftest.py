@@ -11,6 +11,8 @@ import skimage
 from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers give way to everything else (15), so that on a busy machine trials would hardly move on.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(scope="session")

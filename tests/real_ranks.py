@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import socket
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+from sr.ranks import free_port
 
 
 def on_ranks(
@@ -58,13 +59,6 @@ def on_ranks(
     ]
     assert not failures, "\n".join(failures)
     return [pickle.loads(answer[1]) for answer in answers]
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def _answer(pipe: Connection, deadline: float) -> tuple[bool, Any]:

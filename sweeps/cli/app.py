@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from sweeps.cli import evaluate, export, features, losses, shard, upscale
+from sweeps.interrupt import GRACE_S, listening
 
 app = typer.Typer(
     name="srloss",
@@ -37,6 +38,12 @@ SweepId = Annotated[
     str | None, typer.Argument(help="Sweep id or its beginning; the latest if left out.", show_default=False)
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="Run in the background, surviving this terminal.")]
+Grace = Annotated[
+    float,
+    typer.Option(
+        min=0, metavar="SECONDS", help="After SIGTERM, SIGUSR1 or Ctrl-C: end anyway after so long."
+    ),
+]
 
 
 @app.command()
@@ -67,11 +74,27 @@ def train(
     overrides: Overrides = None,
     store: Store = None,
     detach: Detach = False,
+    max_failures: Annotated[
+        int,
+        typer.Option(
+            min=0, help="With engine.ranks=N: how often all are started again when one dies or hangs."
+        ),
+    ] = 3,
+    grace: Grace = GRACE_S,
 ) -> None:
-    """Train and evaluate one trial; run again, it continues where it was."""
-    from sweeps.cli.commands import train as command
+    """Train and evaluate one trial; run again, it continues where it was.
 
-    raise typer.Exit(command(file, overrides or [], store=store, detach=detach))
+    engine.ranks=N starts N processes on this machine, one per GPU. Under torchrun or srun, each process finds its place
+    among the others by itself. SIGTERM, SIGUSR1 and Ctrl-C leave a checkpoint; SIGUSR1 also requeues a SLURM job.
+    """
+    # First of all: what is asked while the program is still being loaded is not lost.
+    with listening(grace_s=grace):
+        from sweeps.cli.commands import train as command
+
+        code = command(
+            file, overrides or [], store=store, detach=detach, max_failures=max_failures, grace_s=grace
+        )
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -88,21 +111,25 @@ def sweep(
     resume: Annotated[str | None, typer.Option(metavar="ID", help="Continue this sweep.")] = None,
     store: Store = None,
     detach: Detach = False,
+    grace: Grace = GRACE_S,
     as_json: Json = False,
 ) -> None:
     """Compare losses: train every trial of a sweep file, evaluate, and draw the verdict."""
-    from sweeps.cli.commands import sweep as command
+    # First of all: what is asked while the program is still being loaded is not lost.
+    with listening(grace_s=grace):
+        from sweeps.cli.commands import sweep as command
 
-    code = command(
-        file,
-        overrides or [],
-        dry_run=dry_run,
-        resume=resume,
-        store=store,
-        detach=detach,
-        as_json=as_json,
-        small=small,
-    )
+        code = command(
+            file,
+            overrides or [],
+            dry_run=dry_run,
+            resume=resume,
+            store=store,
+            detach=detach,
+            grace_s=grace,
+            as_json=as_json,
+            small=small,
+        )
     raise typer.Exit(code)
 
 

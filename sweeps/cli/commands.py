@@ -13,21 +13,24 @@ from pathlib import Path
 import yaml
 
 from cluster.api import JobFailedError, Resources
-from cluster.launchers import LAUNCHERS
+from cluster.local import InlineLauncher, ProcessLauncher
 from shards import manifest
 from sr.config import TrialConfig, parse_trial, to_plain
 from sr.configfile import ConfigError, apply_overrides, read_yaml, unknown
 from sr.ledger import Ledger, trial_id
 from sr.metrics import METRICS
+from sr.ranks import place_from_environment
+from sweeps import agendas, jobs
 from sweeps import doctor as examination
-from sweeps import driver, jobs
 from sweeps.cli.show import say, say_json
 from sweeps.cli.table import as_plain, print_verdict
 from sweeps.evaluation import BASELINE
 from sweeps.recipes import file_or_recipe, recipe_names, recipe_path
 from sweeps.report.build import write_report
+from sweeps.resources import concurrency
 from sweeps.spec import SweepConfig, read_sweep
 from sweeps.store import default_store, find_sweep
+from sweeps.sweep import create, plan, reopen
 from sweeps.verdict import draw, interval, pairwise, quantity
 
 
@@ -45,18 +48,38 @@ def doctor(*, data: Path | None, store: Path | None, as_json: bool) -> int:
     return jobs.FAILED if any(check.status == "problem" for check in checks) else jobs.OK
 
 
-def train(file: Path, overrides: Sequence[str], *, store: Path | None, detach: bool) -> int:
+def train(
+    file: Path,
+    overrides: Sequence[str],
+    *,
+    store: Path | None,
+    detach: bool,
+    grace_s: float,
+    max_failures: int,
+) -> int:
     """Trains one trial."""
     config = _bound(parse_trial(apply_overrides(read_yaml(file), overrides)))
+    place = place_from_environment()
+    if place is not None:
+        if detach:
+            raise ConfigError(
+                ["train: --detach does not go with torchrun or srun, which start the processes"]
+            )
+        engine = config.engine.model_copy(update={"ranks": place.world_size})
+        config = config.model_copy(update={"engine": engine})
     root = store or default_store()
     folder = root / "trials" / trial_id(config)
+    if place is not None and place.rank > 0:
+        return jobs.run_train(folder, engine=config.engine, grace_s=grace_s)
     ledger = Ledger(folder)
     ledger.create(config, command=_command_line())
     status = ledger.status()
     if status.is_over:
         say(f"this trial is finished already ({status.reason}); its folder holds everything")
+    on_ranks = f" on {config.engine.ranks} ranks" if config.engine.ranks > 1 else ""
     say(
-        f"trial {folder.name}: {config.model.type} x{config.scale} with {file.name}, {config.training.steps} steps"
+        f"trial {folder.name}: {config.model.type} x{config.scale} with {file.name}, "
+        f"{config.training.steps} steps{on_ranks}"
     )
     return _launch(
         jobs.run_train,
@@ -64,14 +87,18 @@ def train(file: Path, overrides: Sequence[str], *, store: Path | None, detach: b
         name=f"train-{folder.name}",
         store=root,
         detach=detach,
-        cpus=config.engine.threads,
+        cpus=config.engine.threads * config.engine.ranks,
+        grace_s=grace_s,
+        engine=config.engine,
+        max_failures=max_failures,
     )
 
 
 def _bound(config: TrialConfig) -> TrialConfig:
     """The configuration bound to the very data set that is there now, wherever the command is run from."""
-    path = Path(config.data.path).resolve()
-    data = {"path": str(path), "fingerprint": config.data.fingerprint or manifest.load(path).fingerprint}
+    place = config.data.path
+    path = place if "://" in place else str(Path(place).resolve())
+    data = {"path": path, "fingerprint": config.data.fingerprint or manifest.load(path).fingerprint}
     return config.model_copy(update={"data": config.data.model_copy(update=data)})
 
 
@@ -80,12 +107,24 @@ def _command_line() -> str:
 
 
 def _launch(
-    work: Callable[[Path], int], folder: Path, *, name: str, store: Path, detach: bool, cpus: int
+    work: Callable[..., int],
+    folder: Path,
+    *,
+    name: str,
+    store: Path,
+    detach: bool,
+    cpus: int,
+    grace_s: float,
+    **settings: object,
 ) -> int:
     """Runs the work here, or hands it to a process of its own and says how to follow it."""
-    launcher = LAUNCHERS["process" if detach else "inline"]()
+    # A cancelled one ends by itself within its grace period; the launcher makes it, some seconds later.
+    launcher = ProcessLauncher(grace_s=grace_s + 5) if detach else InlineLauncher()
     job_folder = store / "jobs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{time.time_ns() % 1_000_000:06d}"
-    job = launcher.submit(work, folder, resources=Resources(cpus=cpus), name=name, folder=job_folder)
+    resources = Resources(cpus=cpus)
+    job = launcher.submit(
+        work, folder, resources=resources, name=name, folder=job_folder, grace_s=grace_s, **settings
+    )
     if detach:
         say(f"running in the background as {job.job_id}")
         say(f"  follow:  tail -f {shlex.quote(str(job.log_path))}")
@@ -106,6 +145,7 @@ def sweep(
     resume: str | None,
     store: Path | None,
     detach: bool,
+    grace_s: float,
     as_json: bool,
     small: bool = False,
 ) -> int:
@@ -122,18 +162,17 @@ def sweep(
             raise ConfigError(
                 ["sweep --resume: settings cannot change in the middle of a sweep; start a new one"]
             )
-        the_sweep = driver.reopen(find_sweep(root, resume))
+        the_sweep = reopen(find_sweep(root, resume))
     else:
         assert file is not None
         config = read_sweep(file_or_recipe(file), overrides, small=small)
         if dry_run:
             return _show_plan(config, as_json=as_json)
-        the_sweep = driver.create(config, store=root, command=_command_line())
+        the_sweep = create(config, store=root, command=_command_line())
     say(f"sweep {the_sweep.folder.sweep_id} in {the_sweep.folder.path}")
     say(f"  if it is interrupted: {the_sweep.folder.resume_command}")
-    cpus = driver.concurrency(the_sweep.config, the_sweep.trials) * max(
-        t.config.engine.threads for t in the_sweep.trials
-    )
+    engine = the_sweep.trials[0].config.engine
+    cpus = concurrency(the_sweep.config, the_sweep.trials) * engine.ranks * engine.threads
     return _launch(
         jobs.run_sweep,
         the_sweep.folder.path,
@@ -141,12 +180,13 @@ def sweep(
         store=root,
         detach=detach,
         cpus=cpus,
+        grace_s=grace_s,
     )
 
 
 def _show_plan(config: SweepConfig, *, as_json: bool) -> int:
-    trials = driver.plan(config)
-    at_once = driver.concurrency(config, trials)
+    trials = plan(config)
+    at_once = concurrency(config, trials)
     if as_json:
         say_json(
             [
@@ -162,20 +202,26 @@ def _show_plan(config: SweepConfig, *, as_json: bool) -> int:
         return jobs.OK
     for trial in trials:
         say(f"  {trial.trial_id}  {trial.candidate}  {trial.settings}")
-    steps = sum(trial.config.training.steps for trial in trials)
+    if more := agendas.in_words(config, trials):
+        say(more)
+    total = agendas.num_trials(config, trials)
+    # Trials that are not known yet are as long as the first.
+    unknown_steps = (total - len(trials)) * trials[0].config.training.steps
+    steps = sum(trial.config.training.steps for trial in trials) + unknown_steps
+    ranks = f" of {trials[0].config.engine.ranks} ranks each" if trials[0].config.engine.ranks > 1 else ""
     caps = [trial.config.training.max_seconds for trial in trials]
     bound = (
         f", at most {sum(c for c in caps if c) / at_once / 60:.1f} minutes of training" if all(caps) else ""
     )
     say(
-        f"{len(trials)} trials of {len({t.candidate for t in trials})} losses, {steps} steps in all, {at_once} at once{bound}; nothing was run"
+        f"{total} trials of {len({t.candidate for t in trials})} losses, {steps} steps in all, {at_once} at once{ranks}{bound}; nothing was run"
     )
     return jobs.OK
 
 
 def report(sweep_id: str | None, *, out: Path | None, store: Path | None, as_json: bool) -> int:
     """Writes the report."""
-    the_sweep = driver.reopen(find_sweep(store or default_store(), sweep_id))
+    the_sweep = reopen(find_sweep(store or default_store(), sweep_id))
     path = out or the_sweep.folder.report
     verdict = write_report(the_sweep, path)
     if as_json:
@@ -188,7 +234,7 @@ def report(sweep_id: str | None, *, out: Path | None, store: Path | None, as_jso
 
 def compare(first: str, second: str, *, sweep_id: str | None, store: Path | None, as_json: bool) -> int:
     """Prints paired differences of two losses on every metric."""
-    the_sweep = driver.reopen(find_sweep(store or default_store(), sweep_id))
+    the_sweep = reopen(find_sweep(store or default_store(), sweep_id))
     verdict = draw(the_sweep)
     known = {candidate.name: candidate for candidate in verdict.ranking}
     if verdict.baseline:

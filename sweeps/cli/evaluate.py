@@ -146,15 +146,15 @@ def _results(
 def _trials(what: str | None, store: Path | None) -> dict[str, Ledger] | None:
     """Of a trial's folder or a sweep, by name; None for another file or folder, which may hold a model."""
     from sr.ledger import open_trial
-    from sweeps import driver
     from sweeps.store import default_store, find_sweep
+    from sweeps.sweep import reopen
 
     if what is not None and (Path(what) / "state.json").exists():
         ledger = open_trial(Path(what))[0]
         return {Path(what).resolve().name: ledger}
     if what is not None and Path(what).exists() and not (Path(what) / "plan.json").exists():
         return None
-    sweep = driver.reopen(find_sweep(store or default_store(), what))
+    sweep = reopen(find_sweep(store or default_store(), what))
     over = [trial for trial in sweep.trials if sweep.ledger(trial).status().is_over]
     if not over:
         raise ValueError(

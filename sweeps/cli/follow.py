@@ -9,8 +9,8 @@ from typing import Any
 from sr.ledger import Ledger, State
 from sr.metrics import METRICS
 from sweeps.cli.show import Ticker, progress, say
-from sweeps.driver import Sweep
 from sweeps.spec import PlannedTrial
+from sweeps.sweep import Sweep
 
 
 class Follow:
@@ -70,12 +70,13 @@ class Follow:
             f"  {self._ended}/{self._total} {name}: {value} on validation pictures, {reason}, {status.seconds:.0f} s"
         )
 
-    def trial_died(self, trial: PlannedTrial, ledger: Ledger) -> None:
+    def trial_died(self, trial: PlannedTrial, ledger: Ledger, cause: str) -> None:
         """A line for each death; the trial goes on."""
-        step = ledger.status().step
-        say(
-            f"  {trial.candidate} {trial.settings}: its process died after step {step}; started again from its checkpoint"
-        )
+        say(f"  {trial.candidate} {trial.settings}: {cause}; started again from its checkpoint")
+
+    def trial_had_problem(self, trial: PlannedTrial, problem: str) -> None:
+        """A line for each problem."""
+        say(f"  {trial.candidate} {trial.settings}: warning: {problem}")
 
     def evaluation_begins(self, total: int) -> None:
         """Announces the evaluation."""

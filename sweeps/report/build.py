@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sr.checkpoint import write_atomically
-from sweeps.driver import Sweep
 from sweeps.report.collect import collect
 from sweeps.report.render import render
+from sweeps.sweep import Sweep
 from sweeps.verdict import Verdict, draw
 
 

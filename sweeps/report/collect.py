@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from shards import manifest
-from sr.ledger import State
+from sr.ledger import Ledger, State
 from sr.metrics import METRICS
 from sr.metrics.perception_distortion import region
 from sr.summary import Summary
-from sweeps.driver import Sweep
+from sweeps.deaths import survived
 from sweeps.evaluation import BASELINE
 from sweeps.report.data import (
     CandidateRow,
@@ -28,6 +28,7 @@ from sweeps.report.data import (
 )
 from sweeps.spec import PlannedTrial
 from sweeps.statistics import PerSource, bootstrap_interval
+from sweeps.sweep import Sweep
 from sweeps.verdict import Candidate, Verdict, perception_metric
 
 _MAX_CROPS = 6
@@ -189,10 +190,11 @@ def _trial_row(trial: PlannedTrial, sweep: Sweep) -> TrialRow:
     if status.attempt and not status.has_ended and not sweep.is_running():
         state = "interrupted"
     reason = f"{status.reason} (log: {ledger.log_path})" if status.state is State.FAILED else status.reason
+    reason = "; ".join([reason, *(f"survived: {problem}" for problem in dict.fromkeys(survived(ledger)))])
     return TrialRow(
         trial_id=trial.trial_id,
         candidate=trial.candidate,
-        settings=trial.settings,
+        settings=trial.settings + _changed(ledger),
         state=state,
         reason=reason,
         steps=status.step,
@@ -200,6 +202,15 @@ def _trial_row(trial: PlannedTrial, sweep: Sweep) -> TrialRow:
         attempts=status.attempt,
         stream_hash=status.stream_hash[:12],
         command=ledger.command(),
+    )
+
+
+def _changed(ledger: Ledger) -> str:
+    """What its population has changed in a trial since it began."""
+    return "".join(
+        f"; from step {row['step']} on {row['from_trial']} with "
+        + ", ".join(f"{name}={value:g}" for name, value in row["changes"].items())
+        for row in ledger.rows("perturbation")
     )
 
 

@@ -33,7 +33,7 @@ from sr.world import single_process
 from tests.bench.hardware import described
 
 ROUNDS = 5
-STEPS = 60
+STEPS = 30
 WORLD = single_process("cpu")
 
 

@@ -16,8 +16,9 @@ import psutil
 import pytest
 import yaml
 
-from sweeps.driver import reopen, verify_wandb
+from sweeps.driver import verify_wandb
 from sweeps.store import SweepFolder
+from sweeps.sweep import reopen
 from tests.conftest import tiny_trial
 
 SRLOSS = str(Path(sys.executable).with_name("srloss"))
@@ -68,7 +69,7 @@ def sweep_file(photos: Path, tmp_path: Path) -> Path:
     trial = {**tiny_trial(photos), "training": training, "model": {"type": "espcn", "channels": 16}}
     path = tmp_path / "sweep.yaml"
     parameters = {"loss": ["l1", "mse", "charbonnier"], "seed": [0]}
-    path.write_text(yaml.safe_dump({"parameters": parameters, "trial": trial, "memory_gb_per_trial": 0.5}))
+    path.write_text(yaml.safe_dump({"parameters": parameters, "trial": trial, "memory_gb_per_rank": 0.5}))
     return path
 
 

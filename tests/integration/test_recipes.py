@@ -11,10 +11,10 @@ from shards.sources import SourceOptions
 from sr.ledger import Ledger, State
 from sr.train import train
 from sr.world import single_process
-from sweeps import driver
 from sweeps.evaluation import evaluate_baseline, evaluate_trial
 from sweeps.recipes import recipe_path
 from sweeps.spec import read_sweep
+from sweeps.sweep import plan
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -38,7 +38,7 @@ def test_the_small_recipe_trains_and_is_judged(name: str, data: Path, tmp_path: 
     sweep = read_sweep(recipe_path(name), small=True)
     path = data / Path(sweep.trial["data"]["path"]).name
     sweep = read_sweep(recipe_path(name), [f"data.path={path}"], small=True)
-    trials = {trial.candidate: trial for trial in driver.plan(sweep)}
+    trials = {trial.candidate: trial for trial in plan(sweep)}
     assert len(trials) >= 2
     baseline = Ledger(tmp_path / "bicubic")
     evaluate_baseline(baseline, next(iter(trials.values())).config, command="test")

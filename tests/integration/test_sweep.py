@@ -21,39 +21,40 @@ from sweeps.cli.follow import Follow
 from sweeps.evaluation import mark_stopped_early
 from sweeps.report.build import write_report
 from sweeps.spec import PlannedTrial, parse_sweep
+from sweeps.sweep import Sweep, create
 from sweeps.verdict import draw
 from tests.conftest import tiny_trial
 
 pytestmark = pytest.mark.timeout(240)
 
 
-def make(photos: Path, store: Path, **changes: Any) -> driver.Sweep:
+def make(photos: Path, store: Path, **changes: Any) -> Sweep:
     data = {
         "name": "test",
         "parameters": {"loss": ["l1", "mse"], "seed": [0, 1]},
         "trial": tiny_trial(photos),
     }
-    return driver.create(
-        parse_sweep({**data, "memory_gb_per_trial": 0.5, **changes}, where="test"),
+    return create(
+        parse_sweep({**data, "memory_gb_per_rank": 0.5, **changes}, where="test"),
         store=store,
         command="test",
     )
 
 
-def run(sweep: driver.Sweep) -> driver.Sweep:
+def run(sweep: Sweep) -> Sweep:
     with Follow(sweep) as follow:
         driver.run(sweep, progress=follow)
     return sweep
 
 
 @pytest.fixture(scope="module")
-def half_failing(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> driver.Sweep:
+def half_failing(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """Two losses, two seeds; the larger of the two learning rates cannot but diverge."""
     parameters = {"loss": ["l1", "mse"], "seed": [0, 1], "optimizer.learning_rate": [1e-3, 1e30]}
     return run(make(photos, tmp_path_factory.mktemp("store"), parameters=parameters))
 
 
-def test_failures_hide_no_other_trial_and_name_their_cause(half_failing: driver.Sweep) -> None:
+def test_failures_hide_no_other_trial_and_name_their_cause(half_failing: Sweep) -> None:
     failed = half_failing.with_state(State.FAILED)
     finished = half_failing.with_state(State.FINISHED)
     assert {trial.config.optimizer.learning_rate for trial in failed} == {1e30}
@@ -65,12 +66,12 @@ def test_failures_hide_no_other_trial_and_name_their_cause(half_failing: driver.
         assert "TrialDivergedError" in ledger.log_path.read_text()
 
 
-def test_a_failure_of_the_trial_itself_is_not_tried_again(half_failing: driver.Sweep) -> None:
+def test_a_failure_of_the_trial_itself_is_not_tried_again(half_failing: Sweep) -> None:
     assert {half_failing.ledger(trial).status().attempt for trial in half_failing.trials} == {1}
 
 
 def test_conclusion_names_the_failures_and_returns_3(
-    half_failing: driver.Sweep, capsys: pytest.CaptureFixture[str]
+    half_failing: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert jobs.conclude(half_failing) == jobs.SOME_TRIALS_FAILED
     text = capsys.readouterr().out
@@ -80,7 +81,7 @@ def test_conclusion_names_the_failures_and_returns_3(
     assert "4 of 8 trials failed" in text
 
 
-def test_the_verdict_ranks_what_finished_and_says_what_did_not(half_failing: driver.Sweep) -> None:
+def test_the_verdict_ranks_what_finished_and_says_what_did_not(half_failing: Sweep) -> None:
     verdict = draw(half_failing)
     assert {candidate.name for candidate in verdict.ranking} == {"l1", "mse"}
     assert all(len(candidate.trials) == 2 for candidate in verdict.ranking)
@@ -88,7 +89,7 @@ def test_the_verdict_ranks_what_finished_and_says_what_did_not(half_failing: dri
     assert verdict.num_sources == 3
 
 
-def test_compared_trials_of_one_seed_saw_one_stream(half_failing: driver.Sweep) -> None:
+def test_compared_trials_of_one_seed_saw_one_stream(half_failing: Sweep) -> None:
     hashes: dict[int, set[str]] = {}
     for trial in half_failing.with_state(State.FINISHED):
         hashes.setdefault(trial.config.seed, set()).add(half_failing.ledger(trial).status().stream_hash)
@@ -96,7 +97,7 @@ def test_compared_trials_of_one_seed_saw_one_stream(half_failing: driver.Sweep) 
     assert hashes[0] != hashes[1]
 
 
-def test_every_trial_is_a_wandb_run_with_every_row_once(half_failing: driver.Sweep) -> None:
+def test_every_trial_is_a_wandb_run_with_every_row_once(half_failing: Sweep) -> None:
     finished = {trial.trial_id for trial in half_failing.with_state(State.FINISHED)}
     runs = dict(
         zip(half_failing.trials, driver.verify_wandb(half_failing, on_done=lambda _run: None), strict=True)
@@ -109,7 +110,7 @@ def test_every_trial_is_a_wandb_run_with_every_row_once(half_failing: driver.Swe
     assert len(finished) == 4
 
 
-def test_a_row_that_wandb_lacks_is_noticed(half_failing: driver.Sweep, tmp_path: Path) -> None:
+def test_a_row_that_wandb_lacks_is_noticed(half_failing: Sweep, tmp_path: Path) -> None:
     trial = half_failing.with_state(State.FINISHED)[0]
     tracked = next(t for t in driver.tracked_trials(half_failing) if t.run_id == trial.trial_id)
     copy = Ledger(tmp_path / "copy")
@@ -119,7 +120,7 @@ def test_a_row_that_wandb_lacks_is_noticed(half_failing: driver.Sweep, tmp_path:
     assert (verified.rows, verified.expected_rows, verified.is_sound) == (10, 11, False)
 
 
-def test_the_report_shows_every_trial_and_the_failures(half_failing: driver.Sweep) -> None:
+def test_the_report_shows_every_trial_and_the_failures(half_failing: Sweep) -> None:
     write_report(half_failing, half_failing.folder.report)
     page = half_failing.folder.report.read_text()
     for trial in half_failing.trials:
@@ -128,7 +129,7 @@ def test_the_report_shows_every_trial_and_the_failures(half_failing: driver.Swee
     assert len(page) < 5e6
 
 
-def test_the_same_sweep_again_is_refused_with_the_way_on(half_failing: driver.Sweep, photos: Path) -> None:
+def test_the_same_sweep_again_is_refused_with_the_way_on(half_failing: Sweep, photos: Path) -> None:
     parameters = {"loss": ["l1", "mse"], "seed": [0, 1], "optimizer.learning_rate": [1e-3, 1e30]}
     store = half_failing.folder.path.parent.parent
     with pytest.raises(ValueError, match=r"4 of 8 trials finished. Continue it with: srloss sweep --resume"):
@@ -169,9 +170,7 @@ def test_asha_ends_the_worse_early_and_the_rest_in_full(photos: Path, tmp_path: 
     assert all(t in finished for candidate in verdict.ranking for t in candidate.trials)
 
 
-def test_the_last_words_of_a_stopped_trial_do_not_undo_its_end(
-    half_failing: driver.Sweep, tmp_path: Path
-) -> None:
+def test_the_last_words_of_a_stopped_trial_do_not_undo_its_end(half_failing: Sweep, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "stopping")
     shutil.copytree(half_failing.ledger(half_failing.trials[0]).folder, ledger.folder)
     held = threading.Event()
@@ -222,6 +221,6 @@ def test_a_trial_whose_process_dies_too_often_fails_and_the_others_go_on(
     first, second = (sweep.ledger(trial).status() for trial in sweep.trials)
     assert victims
     assert first.state is State.FAILED
-    assert "its process died 1 time" in first.reason
-    assert "memory_gb_per_trial" in first.reason
+    assert "ended from outside 1 time, the last time: its process died after step" in first.reason
+    assert "memory_gb_per_rank" in first.reason
     assert second.state is State.FINISHED

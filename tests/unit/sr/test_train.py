@@ -115,7 +115,11 @@ def test_a_damaged_newest_checkpoint_costs_steps_but_not_exactness(
     newest = checkpoint.newest_path(tmp_path / "b" / "checkpoints")
     assert newest is not None
     newest.write_bytes(newest.read_bytes()[:-100])
-    assert equal(final_state(undisturbed)["ema"], final_state(run(tmp_path / "b", config))["ema"])
+    warnings: list[str] = []
+    resumed = run(tmp_path / "b", config, warn=warnings.append)
+    assert equal(final_state(undisturbed)["ema"], final_state(resumed)["ema"])
+    assert [row["problem"] for row in resumed.rows("problem")] == warnings
+    assert "damaged" in warnings[0]
 
 
 def test_a_finished_trial_trains_no_further(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ from sr.config import parse_trial
 from sr.ledger import State, Status
 from sr.resize import bicubic, upscale_bicubic
 from sr.summary import Summary, WholeSet
-from sweeps.driver import Sweep
+from sweeps.deaths import write_death
 from sweeps.report.collect import collect
 from sweeps.report.render import render
 from sweeps.spec import PlannedTrial, expand, parse_sweep
 from sweeps.store import SweepFolder
+from sweeps.sweep import Sweep
 from sweeps.verdict import Verdict, draw
 
 CLIPS = [(f"picture{source}#{tile}", f"picture{source}") for source in range(8) for tile in range(3)]
@@ -186,6 +187,21 @@ def test_a_met_wall_time_cap_is_a_caveat(tmp_path: Path) -> None:
     ledger = sweep.ledger(sweep.trials[0])
     ledger.set_status(dataclasses.replace(ledger.status(), met_wall_time_cap=True))
     assert any("1 of 9 compared trials met the wall-time cap" in caveat for caveat in draw(sweep).caveats)
+
+
+def test_problems_that_a_trial_survived_are_a_caveat_and_stand_in_its_row(tmp_path: Path) -> None:
+    sweep = planted(tmp_path, by_loss(l1=1.5, mse=1.0, ssim=0.5))
+    ledger = sweep.ledger(sweep.trials[0])
+    for problem in ("the newest checkpoint is damaged", "the disk is full"):
+        ledger.append({"kind": "problem", "step": 5, "problem": problem})
+    write_death(sweep.ledger(sweep.trials[1]), "its process died")
+    verdict = draw(sweep)
+    assert [c for c in verdict.caveats if c.startswith("1 of 9 trials met problems")]
+    rows_ = {row.trial_id: row.reason for row in collect(sweep, verdict).trials}
+    assert rows_[sweep.trials[0].trial_id] == (
+        "all 10 steps; survived: the newest checkpoint is damaged; survived: the disk is full"
+    )
+    assert rows_[sweep.trials[1].trial_id] == "all 10 steps"
 
 
 def test_different_data_streams_are_a_caveat(tmp_path: Path) -> None:
