@@ -11,8 +11,8 @@ demo: $(VENV)/.installed
 # Unit tests, and those whose ranks are a few processes, share the processors; those that start Ray have the machine to themselves.
 SHARING := tests/integration/test_ranks.py tests/integration/test_engines.py
 test: lint
-	$(BIN)/python -m pytest tests/unit $(SHARING) -n auto --dist loadfile
-	$(BIN)/python -m pytest tests/integration tests/e2e $(SHARING:%=--ignore=%)
+	$(BIN)/python -m pytest tests/unit $(SHARING) -n auto --dist loadfile --durations=8
+	$(BIN)/python -m pytest tests/integration tests/e2e --durations=25 $(SHARING:%=--ignore=%)
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

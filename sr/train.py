@@ -139,6 +139,14 @@ class _Trial:
     def _begin(self) -> None:
         progress = self.parts.progress
         self.ledger.set_status(self._status(State.RUNNING, ""))
+        log.info(
+            "attempt %d, rank %d of %d on %s, from step %d",
+            self.ledger.attempt,
+            self.world.rank,
+            self.world.world_size,
+            self.world.device,
+            progress.step,
+        )
         self.ledger.append(
             {
                 "kind": "attempt",

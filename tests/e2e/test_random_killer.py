@@ -274,6 +274,7 @@ def survives(
     return killer.kills
 
 
+@pytest.mark.slow
 def test_one_kill_of_each_kind_changes_nothing(photos: Path, tmp_path: Path) -> None:
     # The GCS is left to the longer proof: each time Ray is started again takes seconds.
     kinds = [kind for kind in KINDS if kind != "gcs_server"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import threading
@@ -191,15 +192,17 @@ def test_a_killed_rank_is_named_and_the_trial_ends_as_if_undisturbed(
     (problem,) = problems(sweep)
     assert "rank 1 (process" in problem
     assert f"process {victims[0].pid} on" in problem
-    assert "last seen at: step" in problem
+    # Its last word may be a second old, and the trial is fast.
+    assert "last seen at: " in problem
     assert "its process died" in problem
-    assert "end of log-rank1.txt:" in problem
+    assert re.search(r"end of log-rank1.txt:\n.*rank 1 of 2 on cpu, from step 0", problem)
     assert sweep.ledger(sweep.trials[0]).status().attempt == 2
     said = capsys.readouterr().out
     assert "rank 1" in said
     assert "started again from its checkpoint" in said
 
 
+@pytest.mark.slow
 def test_a_killed_trial_takes_its_ranks_with_it_and_ends_as_if_undisturbed(
     photos: Path, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
@@ -220,6 +223,7 @@ def test_a_killed_trial_takes_its_ranks_with_it_and_ends_as_if_undisturbed(
     assert "its process died after step" in problems(sweep)[0]
 
 
+@pytest.mark.slow
 def test_a_rank_that_stands_still_is_named_after_the_timeout_and_ended(
     photos: Path, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
@@ -229,10 +233,12 @@ def test_a_rank_that_stands_still_is_named_after_the_timeout_and_ended(
     train(sweep)
     finished_alike(sweep, undisturbed)
     assert "rank 1 (process" in problems(sweep)[0]
-    assert "does not answer" in problems(sweep)[0]
+    # What is known of it after so short a timeout: that it is silent, or only that it does not move on.
+    assert re.search("does not answer|has been at 'step", problems(sweep)[0])
     assert psutil.wait_procs(victims, timeout=10)[1] == []
 
 
+@pytest.mark.slow
 def test_a_trial_that_stands_still_is_ended_by_the_watchdog(
     photos: Path, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
