@@ -370,6 +370,7 @@ def test_ranks_that_all_stand_still_are_restarted(
     assert_as_undisturbed(run, on_two_ranks)
 
 
+@pytest.mark.slow
 def test_a_fault_on_one_rank_ends_all_within_seconds(trial_file: Path, photos: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(photos, damaged)

@@ -21,6 +21,7 @@ from tests.integration.test_ranks_under_ray import (
 pytestmark = pytest.mark.timeout(280)
 
 
+@pytest.mark.slow
 def test_a_sweep_survives_the_death_of_a_node(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

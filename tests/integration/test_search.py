@@ -192,6 +192,7 @@ def test_one_trial_stands_for_a_population(population: Sweep) -> None:
     assert any("population" in caveat for caveat in verdict.caveats)
 
 
+@pytest.mark.slow
 def test_trials_of_two_ranks_can_be_a_population(photos: Path, tmp_path: Path) -> None:
     parameters = {"loss": ["l1"], "optimizer.learning_rate": [1e-5, 2e-3]}
     trial = with_all_checkpoints(photos)
