@@ -32,8 +32,8 @@ from sr.train import train
 from sr.world import single_process
 from tests.bench.hardware import described
 
-ROUNDS = 5
-STEPS = 30
+ROUNDS = 3
+STEPS = 12
 WORLD = single_process("cpu")
 
 
