@@ -136,9 +136,6 @@ class NoWriter(Writer):
         del state
         self.step = step
 
-    def mark_best(self) -> None:
-        """Somebody else does."""
-
 
 def _copied(value: Any) -> Any:  # noqa: ANN401 - what a state is made of
     """The value with every tensor copied to the CPU, so that the next step does not change it."""

@@ -129,4 +129,9 @@ def validation_scores(
 ) -> dict[str, float]:
     """Mean over clips of the metrics of a validation, named as in the ledger."""
     rows = evaluate(generator, dataset, clips, config, device=device, metrics=config.evaluation.validation)
+    return as_validation(rows)
+
+
+def as_validation(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean scores of rows as `evaluate` returns them, named as in the ledger."""
     return {f"val/{name}": value for name, value in mean_scores(rows).items()}

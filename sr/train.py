@@ -15,7 +15,7 @@ import torch
 from shards.stream import Batch
 from sr import checkpoint
 from sr.config import TrialConfig
-from sr.evaluate import evaluate, mean_scores
+from sr.evaluate import as_validation, evaluate
 from sr.ledger import Ledger, Onlooker, State, Status
 from sr.lock import exclusive
 from sr.parts import Parts, Progress, build_parts
@@ -230,10 +230,7 @@ class _Trial:
             on_clip=lambda item: parts.at(f"validating {item.clip.clip_id}"),
         )
         by_clip = {row["clip"]: row for shared in self.world.gather(rows) for row in shared}
-        scores = {
-            f"val/{name}": value
-            for name, value in mean_scores([by_clip[clip.clip_id] for clip in clips]).items()
-        }
+        scores = as_validation([by_clip[clip.clip_id] for clip in clips])
         row = {
             "step": progress.step,
             "samples": parts.stream.samples_seen,
@@ -242,7 +239,7 @@ class _Trial:
         }
         self.ledger.append({"kind": "validation", **row}, sync=True)
         self.ledger.set_status(self._status(State.RUNNING, ""))
-        if self._is_best():
+        if self.world.is_first and self._is_best():
             self._writer.mark_best()
         log.info(
             "step %d: %s", progress.step, ", ".join(f"{name} {value:.4f}" for name, value in scores.items())

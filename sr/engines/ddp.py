@@ -7,39 +7,28 @@ import warnings
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sr.config import EngineConfig
 from sr.engines.single import SingleEngine
-from sr.world import World
 
 
 class DdpEngine(SingleEngine):
     """Gradients are averaged over ranks while they are computed; ranks then make the same update."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        *,
-        world: World,
-        config: EngineConfig,
-        gradient_clip_norm: float | None,
-    ) -> None:
-        super().__init__(module, optimizer, world=world, config=config, gradient_clip_norm=gradient_clip_norm)
+    _forward: DistributedDataParallel
+
+    def _wrapped(self) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._parallel = DistributedDataParallel(
-                _WithAuxiliary(module),
+            return DistributedDataParallel(
+                _WithAuxiliary(self.module),
                 # Statistics are those of the whole batch already (sr.collective.BatchNorm2d).
                 broadcast_buffers=False,
                 # DDP would otherwise sort its buckets anew after the first step of each attempt. With more than two ranks
                 # that changes the order in which numbers are added up, and so the last bit of a resumed trial.
                 find_unused_parameters=True,
             )
-        self._forward = self._parallel
 
     def __call__(self, pictures: Tensor) -> Any:  # noqa: ANN401 - what the module returns
         """Runs the module."""
@@ -47,7 +36,7 @@ class DdpEngine(SingleEngine):
 
     def micro_batch(self, *, is_last: bool) -> AbstractContextManager[None]:
         """Gradients of all parts travel together."""
-        return contextlib.nullcontext() if is_last else self._parallel.no_sync()
+        return contextlib.nullcontext() if is_last else self._forward.no_sync()
 
 
 class _WithAuxiliary(nn.Module):

@@ -30,11 +30,15 @@ class SingleEngine:
     ) -> None:
         self.world = world
         self.module = module
-        self._forward: nn.Module = module
+        self._forward = self._wrapped()
         self._optimizer = optimizer
         self._clip = float("inf") if gradient_clip_norm is None else gradient_clip_norm
         self._config = config
         self._scaler = torch.amp.GradScaler(world.device.type) if config.precision == "fp16" else None
+
+    def _wrapped(self) -> nn.Module:
+        """What the forward pass of training goes through."""
+        return self.module
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self._config, self.world)
