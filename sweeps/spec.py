@@ -345,11 +345,12 @@ def _set_ranks(data: dict[str, Any], ranks: int) -> None:
 
 
 def _measured_on(config: TrialConfig, metric: str) -> TrialConfig:
-    """The trial with the sweep's metric among what its validations and its evaluation measure."""
+    """The trial with the sweep's metric among what is measured, and, unless it says otherwise, as what makes the best."""
     evaluation = config.evaluation
     lists = {"metrics": evaluation.metrics, "validation": evaluation.validation}
-    added = {key: (*names, metric) for key, names in lists.items() if metric not in names}
-    return config.model_copy(update={"evaluation": evaluation.model_copy(update=added)}) if added else config
+    added: dict[str, Any] = {key: (*names, metric) for key, names in lists.items() if metric not in names}
+    added["best"] = evaluation.best or metric
+    return config.model_copy(update={"evaluation": evaluation.model_copy(update=added)})
 
 
 def _set_loss(data: dict[str, Any], name: str, value: Any) -> None:  # noqa: ANN401

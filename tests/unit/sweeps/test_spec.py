@@ -186,6 +186,7 @@ def test_what_a_sweep_is_tuned_and_judged_on_is_measured() -> None:
     metric = {"name": "val/gmsd", "goal": "minimize"}
     (first, *_) = expand(parse_sweep({**BASE, "metric": metric}, where=""))
     assert first.config.evaluation.validation == ("psnr_y", "ssim_y", "gmsd")
+    assert first.config.evaluation.best == "gmsd"
     assert "gmsd" in first.config.evaluation.metrics
     with pytest.raises(ConfigError, match="goal: val/gmsd is better the lower"):
         parse_sweep({**BASE, "metric": {"name": "val/gmsd"}}, where="")
