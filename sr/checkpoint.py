@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 FORMAT_VERSION = 2
 BEST = "best.pt"
 _NAME = re.compile(r"^step-(\d{8})\.pt$")
+_UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError)
+"""What torch.load raises for files of other kinds."""
 _TRY_FOR_S = 20.0
 """How long a checkpoint is tried to be written anew, in case a full disk has room again soon."""
 
@@ -166,10 +168,17 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"checkpoint {path}: damaged, its sha256 differs from {path.stem}.sha256; use an older one or train again"
         )
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    if state.get("format_version") != FORMAT_VERSION:
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        first_line = str(error).partition("\n")[0]
         raise ValueError(
-            f"checkpoint {path}: format {state.get('format_version')}, this srloss reads {FORMAT_VERSION}; use the srloss that wrote it"
+            f"checkpoint {path}: not one of srloss ({first_line}); give a checkpoint of a trial"
+        ) from None
+    version = state.get("format_version") if isinstance(state, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"checkpoint {path}: format {version}, this srloss reads {FORMAT_VERSION}; use the srloss that wrote it"
         )
     return state
 
@@ -182,7 +191,7 @@ def load_weights(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         first_line = str(error).partition("\n")[0]
         raise ValueError(f"weights {path}: cannot be read ({first_line}); fetch the file again") from None
     tensors = state if isinstance(state, dict) else None

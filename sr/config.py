@@ -7,31 +7,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sr.configfile import ConfigError, validate
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, strict, and unknown keys are errors."""
-
-    model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-class Component(Section):
-    """An entry of one of the tables (GENERATORS, LOSSES, DEGRADATIONS) with all its parameters."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str
-    """Name in the table; `srloss losses` lists the losses."""
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The component's own parameters, by name."""
-        return dict(self.model_extra or {})
+from sr.ladder.config import LadderConfig
+from sr.section import Component, Section
 
 
 class Term(Component):
@@ -39,6 +19,8 @@ class Term(Component):
 
     weight: float = 1.0
     """Factor of this term in the sum."""
+    calibration: float | None = Field(default=None, gt=0)
+    """A factor that takes the place of the measured one; null: measured if `loss.calibrate` says so."""
 
 
 class LossConfig(Section):
@@ -225,6 +207,7 @@ class TrialConfig(Section):
     model: Component
     loss: LossConfig
     adversarial: AdversarialConfig | None = None
+    ladder: LadderConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -253,6 +236,27 @@ class TrialConfig(Section):
         if best and best not in self.evaluation.validation:
             raise ValueError(
                 f"evaluation.best: '{best}' is not measured by validations; add it to evaluation.validation"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ladder_fits(self) -> TrialConfig:
+        ladder = self.ladder
+        if ladder is None:
+            return self
+        quality = ladder.stop.quality
+        if quality and quality not in self.evaluation.validation:
+            raise ValueError(
+                f"ladder.stop.quality: '{quality}' is not measured by validations; add it to evaluation.validation"
+            )
+        if ladder.least_stage_steps > self.training.steps:
+            raise ValueError(
+                f"ladder.least_stage_steps: {ladder.least_stage_steps} is above training.steps: {self.training.steps}, "
+                "the budget of all stages; raise that"
+            )
+        if ladder.calibration == "gradient" and not self.loss.calibrate:
+            raise ValueError(
+                "ladder.calibration: 'gradient' needs loss.calibrate; set that, or calibration: value"
             )
         return self
 
@@ -307,6 +311,7 @@ def parse_trial(data: Mapping[str, Any]) -> TrialConfig:
         ("model", lambda: short_forms.model(given["model"]), {"type": "espcn"}),
         ("loss", lambda: short_forms.loss(given["loss"]), {"terms": [{"type": "l1"}]}),
         ("adversarial", lambda: short_forms.adversarial(given["adversarial"], full["loss"]), None),
+        ("ladder", lambda: short_forms.ladder(full.get("ladder"), full["loss"]), None),
     )
     for key, write_out, fallback in written_out:
         try:

@@ -14,10 +14,11 @@ from shards import manifest
 from shards.manifest import Dataset
 from shards.records import Sample
 from shards.stream import Batch, DamagePolicy, Stream
-from sr.config import Component, EvaluationConfig, TrialConfig
+from sr.config import EvaluationConfig, TrialConfig
 from sr.degrade import GIVEN, degrade
 from sr.ledger import Ledger
 from sr.models import GENERATORS
+from sr.section import Component
 from sr.world import World
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ def parse_loss(text: str) -> list[dict[str, Any]]:
         raise ConfigError(
             [
                 f"loss: cannot read {part!r} in {text!r}; write a sum such as '0.8*l1 + 0.2*ssim' "
-                "or 'l1 + 0.1*vgg(preset=esrgan)'; names of files need quotes: vgg(network=dataset_vgg, path='my.safetensors')"
+                "or 'l1 + 0.1*vgg(preset=esrgan)'; names of files need quotes, ids of trials too: vgg(network=dataset_vgg, path='my.safetensors')"
             ]
         ) from None
 

@@ -13,17 +13,19 @@ from torch import Tensor, nn
 from shards.manifest import Dataset
 from shards.stream import Batch, Stream
 from sr.adversary import Adversary, NoAdversary
-from sr.config import Component, LossConfig, TrialConfig, check_division
+from sr.config import LossConfig, TrialConfig, check_division
 from sr.data import Clip, held_out, hr_and_lr, judged_frames, open_dataset, open_stream, training_keys
 from sr.ema import Ema
 from sr.engines import Engine, build_engine
 from sr.engines.tuning import compile_generator
 from sr.ledger import Ledger
 from sr.losses import LOSSES
+from sr.losses.adversarial import AdversarialLoss
 from sr.losses.criterion import Criterion
 from sr.losses.term import Views
 from sr.models import GENERATORS
 from sr.resize import upscale_bicubic
+from sr.section import Component
 from sr.world import World
 
 log = logging.getLogger(__name__)
@@ -89,12 +91,29 @@ def build_criterion(loss: LossConfig) -> Criterion:
         ValueError: A term cannot be built, e.g. because the weights of its feature network are not there.
     """
     modules: dict[str, nn.Module] = {}
+    given: dict[str, float] = {}
     count: Counter[str] = Counter()
     for term in loss.terms:
         count[term.type] += 1
         name = term.type if count[term.type] == 1 else f"{term.type}_{count[term.type]}"
         modules[name] = LOSSES[term.type](**term.parameters)
-    return Criterion(modules, [term.weight for term in loss.terms])
+        if term.calibration is not None:
+            given[name] = term.calibration
+    return Criterion(modules, [term.weight for term in loss.terms], given)
+
+
+def build_adversary(config: TrialConfig, game: AdversarialLoss, world: World, *, seed: int) -> Adversary:
+    """Returns a fresh opponent; equal seeds give equal weights."""
+    assert config.adversarial is not None, "a configuration with a game has an opponent"
+    return Adversary(
+        config.adversarial,
+        game,
+        seed=seed,
+        betas=config.optimizer.betas,
+        world=world,
+        engine=config.engine,
+        accumulation_steps=config.training.accumulation_steps,
+    )
 
 
 def build_parts(config: TrialConfig, world: World, ledger: Ledger) -> Parts:
@@ -132,15 +151,7 @@ def build_parts(config: TrialConfig, world: World, ledger: Ledger) -> Parts:
         assert criterion.game is not None
         if config.adversarial.pixel_loss is not None:
             pixel_criterion = build_criterion(config.adversarial.pixel_loss).to(world.device)
-        adversary = Adversary(
-            config.adversarial,
-            criterion.game,
-            seed=config.seed,
-            betas=config.optimizer.betas,
-            world=world,
-            engine=config.engine,
-            accumulation_steps=config.training.accumulation_steps,
-        )
+        adversary = build_adversary(config, criterion.game, world, seed=config.seed)
     clips = held_out(dataset, config)
     for line in clips.left_out:
         log.warning(line)
@@ -159,13 +170,18 @@ def _calibrate(parts: Parts) -> None:
     criteria = [criterion for criterion, loss in both if loss.calibrate]
     if not criteria:
         return
-    beginning = stream.state_dict()
-    hr, lr = pictures_of(stream.next_batch(), config, parts.engine.world.device)
-    stream.load_state_dict(beginning)
-    bicubic = judged_frames(upscale_bicubic(lr, config.scale).clamp(0, 1), config.model)
+    views = bicubic_views(stream, config, parts.world)
     for criterion in criteria:
-        views = Views(bicubic, judged_frames(hr, config.model), lr)
-        criterion.calibrate(views, mean=parts.engine.world.mean)
+        criterion.calibrate(views, mean=parts.world.mean)
+
+
+def bicubic_views(stream: Stream, config: TrialConfig, world: World) -> Views:
+    """This rank's part of the stream's next batch, enlarged bicubically: what losses are calibrated at. The stream stays."""
+    before = stream.state_dict()
+    hr, lr = pictures_of(stream.next_batch(), config, world.device)
+    stream.load_state_dict(before)
+    bicubic = judged_frames(upscale_bicubic(lr, config.scale).clamp(0, 1), config.model)
+    return Views(bicubic, judged_frames(hr, config.model), lr)
 
 
 def _record_loss(parts: Parts, ledger: Ledger) -> None:

@@ -9,11 +9,15 @@ from sr.components import complete
 from sr.config import AdversarialConfig
 from sr.configfile import ConfigError, unknown, validate
 from sr.expression import parse_loss
+from sr.ladder.config import LadderConfig
 from sr.losses import LOSSES
 from sr.losses.adversarial import AdversarialLoss, FeatureMatching
 from sr.metrics import METRICS
 from sr.models import GENERATORS
 from sr.models.discriminators import DISCRIMINATORS
+
+_OF_EVERY_TERM = ("weight", "calibration")
+"""What any term of a loss may have besides its own parameters."""
 
 
 def model(value: object) -> dict[str, Any]:
@@ -72,12 +76,7 @@ def adversarial(value: object, loss_section: Mapping[str, Any]) -> dict[str, Any
     Raises:
         ConfigError: The terms do not make one game, or the discriminator does not exist.
     """
-
-    def of_kind(kind: type) -> list[str]:
-        entries = [(term["type"], LOSSES[term["type"]]) for term in loss_section["terms"]]
-        return [name for name, entry in entries if isinstance(entry, type) and issubclass(entry, kind)]
-
-    games, matching = of_kind(AdversarialLoss), of_kind(FeatureMatching)
+    games, matching = _of_kind(AdversarialLoss, loss_section), _of_kind(FeatureMatching, loss_section)
     if len(games) > 1:
         raise ConfigError([f"loss.terms: {' and '.join(games)} are two games; a discriminator plays one"])
     if matching and not games:
@@ -114,9 +113,34 @@ def adversarial(value: object, loss_section: Mapping[str, Any]) -> dict[str, Any
     return None
 
 
+def ladder(value: object, loss_section: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The ladder of a trial whose loss has adversarial terms; None for every other loss, and where no ladder is asked for.
+
+    Like the opponent it is shared by a sweep's trials, also by those whose losses have no discriminator that could climb.
+
+    Raises:
+        ConfigError: It is no section, or of no use and wrong.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ConfigError([f"ladder: expected a section such as {{stages: 5}}, or null, got {value!r}"])
+    if _of_kind(AdversarialLoss, loss_section):
+        return value
+    # Also where it has no use, a mistake in it is told.
+    validate(LadderConfig, value, where="ladder")
+    return None
+
+
+def _of_kind(kind: type, loss_section: Mapping[str, Any]) -> list[str]:
+    """Those terms of a complete loss."""
+    entries = [(term["type"], LOSSES[term["type"]]) for term in loss_section["terms"]]
+    return [name for name, entry in entries if isinstance(entry, type) and issubclass(entry, kind)]
+
+
 def _term(term: object, table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    weight: dict[str, Any] = {}
-    if isinstance(term, dict) and "weight" in term:
+    own: dict[str, Any] = {}
+    if isinstance(term, dict):
         term = dict(term)
-        weight = {"weight": term.pop("weight")}
-    return complete(term, table, where=where, what="loss", also_known=("weight",)) | weight
+        own = {key: term.pop(key) for key in _OF_EVERY_TERM if key in term}
+    return complete(term, table, where=where, what="loss", also_known=_OF_EVERY_TERM) | own

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from sr.config import Section
 from sr.configfile import unknown
 from sr.metrics import METRICS
+from sr.section import Section
 
 
 class MetricSpec(Section):
@@ -44,7 +44,8 @@ class ParameterSpec(Section):
     value: Any = None
     """One fixed value."""
     values: tuple[Any, ...] | None = Field(default=None, min_length=1)
-    """A list to go through (grid) or to draw from (random)."""
+    """A list to go through (grid) or to draw from (random). A loss may be {name, terms, calibrate, with}: `with` holds what is
+    this one's own of the sections `ladder` and `adversarial`, by dotted name, e.g. {ladder.stages: 3}; null takes one away."""
     distribution: Literal["uniform", "log_uniform_values", "int_uniform"] | None = None
     min: float | None = None
     max: float | None = None

@@ -7,7 +7,6 @@ STORE/trials/<trial id>/   trials trained by hand
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,7 @@ from typing import Any
 
 from sr.checkpoint import write_atomically
 from sr.ledger import Ledger
-
-
-def default_store() -> Path:
-    """`$SRLOSS_STORE`, or `runs` in the working folder."""
-    return Path(os.environ.get("SRLOSS_STORE", "runs"))
+from sr.store import default_store as default_store
 
 
 @dataclass(frozen=True, slots=True)

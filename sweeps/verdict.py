@@ -13,10 +13,10 @@ import numpy as np
 
 from sr.ledger import State
 from sr.metrics import METRICS, Metric
+from sr.statistics import ALPHA, PerSource, bootstrap_interval, holm, per_source, sign_flip_p
 from sweeps.caveats import caveats
 from sweeps.evaluation import BASELINE
 from sweeps.spec import PlannedTrial
-from sweeps.statistics import ALPHA, PerSource, bootstrap_interval, holm, per_source, sign_flip_p
 from sweeps.sweep import Sweep
 
 Seed = tuple[int, int]

@@ -41,6 +41,24 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed data set of small crops of real photographs: 6 to train, 12 to validate, 4 to test."""
+    from shards.pack import PackOptions, pack
+
+    root = tmp_path_factory.mktemp("many_photos")
+    whole = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea(), skimage.data.rocket()]
+    for split, count, top in (("train", 6, 0), ("val", 12, 96), ("test", 4, 192)):
+        for number in range(count):
+            photo, left = whole[number % 4], 100 + number // 4 * 96
+            path = root / "pictures" / split / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.ascontiguousarray(photo[top : top + 96, left : left + 96])).save(path)
+    out = root / "packed"
+    pack("folder", root / "pictures", out, PackOptions(), on_progress=lambda _state: None)
+    return out
+
+
 def tiny_trial(photos: Path, **changes: object) -> dict[str, object]:
     """Plain configuration of a trial that trains in a second or two."""
     training = {

@@ -13,6 +13,7 @@ from sr.losses.contextual import Contextual
 from sr.losses.dists import Dists
 from sr.losses.gram import Gram
 from sr.losses.lpips import Lpips
+from sr.losses.perceptual import Perceptual
 from sr.losses.term import as_frames
 from sr.losses.vgg import Vgg
 
@@ -68,17 +69,37 @@ def gram(bench: Bench) -> list[Known]:
 
 def lpips(bench: Bench) -> list[Known]:
     """Squared differences of activations of unit length over the channels, weighted, mean over places."""
-    import numpy as np
-
     loss = bench.module
     if not isinstance(loss, Lpips):
         return []
-    expected = 0.0
-    for tap, (a, b) in _activations(bench).items():
-        unit = [x / (np.sqrt((x**2).sum(axis=1, keepdims=True)) + 1e-10) for x in (a, b)]
-        weights = loss.get_buffer(f"lin_{tap}").double().numpy()
-        expected += float((weights * (unit[0] - unit[1]) ** 2).sum(axis=1).mean())
+    expected = sum(
+        float((loss.get_buffer(f"lin_{tap}").double().numpy() * _unlike_directions(*pair)).sum(axis=1).mean())
+        for tap, pair in _activations(bench).items()
+    )
     return [_on_activations(bench, expected)]
+
+
+def perceptual(bench: Bench) -> list[Known]:
+    """Weighted sum over taps of one of three distances; the weights are one each over their number unless given."""
+    loss = bench.module
+    if not isinstance(loss, Perceptual):
+        return []
+    expected, pairs = 0.0, _activations(bench)
+    for tap, pair in pairs.items():
+        weight = 1 / len(pairs) if bench.has_defaults else loss.tap_weights[tap]
+        if loss.distance == "unit":
+            expected += weight * float(_unlike_directions(*pair).sum(axis=1).mean())
+        else:
+            expected += weight * _distance(*pair, loss.distance)
+    return [_on_activations(bench, expected)]
+
+
+def _unlike_directions(a: Array, b: Array) -> Array:
+    """Squared differences of activations that were made of unit length over the channels."""
+    import numpy as np
+
+    x, y = (z / (np.sqrt((z**2).sum(axis=1, keepdims=True)) + 1e-10) for z in (a, b))
+    return (x - y) ** 2
 
 
 def dists(bench: Bench) -> list[Known]:
@@ -134,4 +155,5 @@ TABLE: dict[str, Callable[[Bench], list[Known]]] = {
     "lpips": lpips,
     "dists": dists,
     "contextual": contextual,
+    "perceptual": perceptual,
 }

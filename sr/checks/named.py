@@ -21,6 +21,9 @@ _SHALLOW = {
 }
 """Taps of stand-ins: the first layers prove the mathematics as well as all, in a tenth of the time."""
 
+_NETWORKS = {"perceptual": "random_discriminator"}
+"""Stand-ins other than `random_vgg`."""
+
 
 @dataclass(frozen=True, slots=True)
 class NamedLoss:
@@ -67,7 +70,8 @@ class NamedLoss:
                 f"{self.name}: has no parameter `weights` or `network` that could ask for random weights"
             )
         taps = {"taps": _SHALLOW[self.name]} if self.name in _SHALLOW and not self.settings else {}
-        return LOSSES[self.name](**{**self.settings, **taps, "network": "random_vgg"})
+        network = _NETWORKS.get(self.name, "random_vgg")
+        return LOSSES[self.name](**{**self.settings, **taps, "network": network})
 
 
 def named(text: str) -> NamedLoss:

@@ -5,10 +5,12 @@ To add one: a way to build it and one line in NETWORKS.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,6 +32,10 @@ class Settings:
     """None: the network's own."""
     input_range: float = 1.0
     pooling: Pooling = "max"
+    trial: str | None = None
+    stage: int | None = None
+    architecture: str | dict[str, Any] | None = None
+    """None: patch_d."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,9 @@ def load_network(
     normalisation: Normalisation | None = None,
     input_range: float = 1.0,
     pooling: Pooling = "max",
+    trial: str | None = None,
+    stage: int | None = None,
+    architecture: str | dict[str, Any] | None = None,
 ) -> FeatureNetwork:
     """Returns a frozen network; the same object for the same arguments, so that losses share its features.
 
@@ -62,10 +71,13 @@ def load_network(
         path: File of weights; of `discriminator` a trial's folder or checkpoint, of `dataset_vgg` what
             `srloss features train` made. Published weights are looked for if it is not given.
         allow_download: Whether missing published weights may be fetched.
-        seed: Of `random_vgg`.
+        seed: Of `random_vgg` and `random_discriminator`.
         normalisation: Of the input; the network's own unless given.
         input_range: What a white pixel is before normalisation; with `normalisation="none"` only.
         pooling: `max`, or `l2` as in DISTS.
+        trial: Of `discriminator`, in place of `path`: id of a trial in the run store, or an unambiguous beginning of it.
+        stage: Of `discriminator`, where the trial is a ladder: a stage that has ended; the newest unless given.
+        architecture: Of `random_discriminator`: a discriminator's name, or a mapping of `type` and parameters.
 
     Raises:
         ValueError: No such network, its weights are missing, damaged or foreign, or a setting has no effect on it.
@@ -73,11 +85,14 @@ def load_network(
     if name not in NETWORKS:
         raise ValueError(f"feature network: {unknown('network', name, NETWORKS)}")
     entry = NETWORKS[name]
-    settings = Settings(path, allow_download, seed, normalisation, input_range, pooling)
+    settings = Settings(
+        path, allow_download, seed, normalisation, input_range, pooling, trial, stage, architecture
+    )
     _check_uses(name, entry, settings)
     file = entry.locate(settings)
     stamp = (str(file.resolve()), file.stat().st_mtime_ns, file.stat().st_size) if file else None
-    key = (name, seed, normalisation, input_range, pooling, stamp)
+    # Path, trial and stage are in the file that they lead to.
+    key = (name, seed, normalisation, input_range, pooling, json.dumps(architecture, sort_keys=True), stamp)
     network = _LOADED.get(key)
     # Somebody may have turned the shared object into float64: then others must not get that one.
     if network is None or any(p.dtype != torch.float32 for p in network.parameters()):
@@ -178,11 +193,9 @@ def _dataset_vgg(_settings: Settings, file: Path | None) -> FeatureNetwork:
 
 
 def _locate_discriminator(settings: Settings) -> Path:
-    from sr.features.discriminator import checkpoint_of
+    from sr.features.discriminator import find_checkpoint
 
-    return checkpoint_of(
-        _locate_given("discriminator", "a trial's folder or one of its checkpoints/step-*.pt", settings)
-    )
+    return find_checkpoint(path=settings.path, trial=settings.trial, stage=settings.stage)
 
 
 def _discriminator(_settings: Settings, file: Path | None) -> FeatureNetwork:
@@ -192,9 +205,16 @@ def _discriminator(_settings: Settings, file: Path | None) -> FeatureNetwork:
     return load_discriminator(file)
 
 
+def _random_discriminator(settings: Settings, _file: Path | None) -> FeatureNetwork:
+    from sr.features.discriminator import random_discriminator
+
+    architecture = "patch_d" if settings.architecture is None else settings.architecture
+    return random_discriminator(architecture, seed=settings.seed)
+
+
 def _check_uses(name: str, entry: Network, settings: Settings) -> None:
     default = Settings()
-    for field in ("path", "seed", "normalisation", "input_range", "pooling"):
+    for field in _CHOSEN:
         value = getattr(settings, field)
         if value != getattr(default, field) and field not in entry.uses:
             raise ValueError(f"{field}: {value!r} has no effect on the feature network {name}; remove it")
@@ -209,6 +229,8 @@ def _torchvision(name: str, note: str, *uses: str) -> Network:
     )
 
 
+_CHOSEN = ("path", "seed", "normalisation", "input_range", "pooling", "trial", "stage", "architecture")
+"""Settings that must have an effect; `allow_download` is a permission."""
 _MAX_LOADED = 16
 _LOADED: dict[tuple[object, ...], FeatureNetwork] = {}
 
@@ -238,7 +260,13 @@ NETWORKS: dict[str, Network] = {
     "discriminator": Network(
         _locate_discriminator,
         _discriminator,
-        frozenset({"path"}),
-        "the discriminator of an adversarial trial",
+        frozenset({"path", "trial", "stage"}),
+        "the discriminator of an adversarial trial, or of a ladder's stage",
+    ),
+    "random_discriminator": Network(
+        lambda _settings: None,
+        _random_discriminator,
+        frozenset({"architecture", "seed"}),
+        "an untrained discriminator, the control of trained ones",
     ),
 }

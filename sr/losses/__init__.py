@@ -36,6 +36,7 @@ from sr.losses.gradient import Gdl, Sobel, Tv
 from sr.losses.gram import Gram
 from sr.losses.lpips import Lpips
 from sr.losses.ms_ssim import MsSsim, MsSsimL1
+from sr.losses.perceptual import Perceptual
 from sr.losses.pixel import L1, Huber, Mse
 from sr.losses.psnr_hvs import PsnrHvsM
 from sr.losses.ssim import SsimLoss
@@ -72,6 +73,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "dists": Dists,
     "gram": Gram,
     "contextual": Contextual,
+    "perceptual": Perceptual,
     # Adversarial.
     "gan_vanilla": GanVanilla,
     "gan_lsgan": GanLeastSquares,

@@ -40,11 +40,17 @@ class Criterion(nn.Module):
     Terms on one feature network share its activations, which are computed once, those of the target without a graph.
     """
 
-    def __init__(self, terms: Mapping[str, nn.Module], weights: Sequence[float]) -> None:
+    def __init__(
+        self,
+        terms: Mapping[str, nn.Module],
+        weights: Sequence[float],
+        given_calibration: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.terms = nn.ModuleDict(terms)
         self.weights = dict(zip(terms, weights, strict=True))
-        self.calibration = dict.fromkeys(terms, 1.0)
+        self._given = dict(given_calibration or {})
+        self.calibration = dict.fromkeys(terms, 1.0) | self._given
         self.adversarial_weight = 1.0
         """Factor of all terms that look through the live discriminator: 0 before it plays, rising to 1."""
 
@@ -58,6 +64,11 @@ class Criterion(nn.Module):
     def needs(self) -> frozenset[str]:
         """Fields of `Views` that some term asks for."""
         return frozenset(name for term in self.terms.values() for name in _needs(term))
+
+    @property
+    def perceptual(self) -> tuple[str, ...]:
+        """Names of the terms that look through a frozen network."""
+        return tuple(name for name, term in self.terms.items() if isinstance(term, FeatureLoss))
 
     @property
     def feature_weights(self) -> dict[str, Weights]:
@@ -81,10 +92,11 @@ class Criterion(nn.Module):
         names = [
             name for name, term in self.terms.items() if self.adversarial_weight or not _is_adversarial(term)
         ]
-        raw = self._values(views, names)
+        raw = self.values(views, names)
         return torch.stack([self.factor(name) * value for name, value in raw.items()]).sum(), raw
 
-    def _values(self, views: Views, names: Iterable[str]) -> dict[str, Tensor]:
+    def values(self, views: Views, names: Iterable[str]) -> dict[str, Tensor]:
+        """The raw values of these terms."""
         with torch.autocast(views.sr.device.type, enabled=False):
             views = _in_float32(views)
             terms = {name: self.terms[name] for name in names}
@@ -94,7 +106,8 @@ class Criterion(nn.Module):
     def calibrate(self, views: Views, *, mean: Mean = _own) -> None:
         """Sets each term's calibration so that its gradient RMS at `views.sr` equals that of L1.
 
-        Terms that look through the live discriminator keep 1: what it will become is not known here.
+        Terms that look through the live discriminator keep 1: what it will become is not known here. A calibration that
+        was given stays.
 
         Args:
             views: A fixed batch, or this rank's part of one; `sr` is its bicubic enlargement, in [0, 1].
@@ -106,9 +119,13 @@ class Criterion(nn.Module):
         sr = views.sr.detach().float().requires_grad_()
         views = dataclasses.replace(views, sr=sr)
         (gradient,) = torch.autograd.grad(F.l1_loss(sr, views.hr.float()), sr)
-        names = [name for name, term in self.terms.items() if getattr(term, "calibrated", True)]
+        names = [
+            name
+            for name, term in self.terms.items()
+            if getattr(term, "calibrated", True) and name not in self._given
+        ]
         with torch.enable_grad():
-            raw = self._values(views, names)
+            raw = self.values(views, names)
         gradients = [gradient, *(_gradient(value, sr) for value in raw.values())]
         reference, *others = mean(torch.stack([g.square().mean() for g in gradients])).sqrt().tolist()
         for name, rms in zip(raw, others, strict=True):

@@ -34,6 +34,11 @@ class FeatureDistance(FeatureLoss):
         return pictures
 
 
+def unit_length(features: Tensor) -> Tensor:
+    """Divides activations (N, c, h, w) by their norm over the channels, as LPIPS does."""
+    return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)
+
+
 def weighted_taps(
     network: FeatureNetwork,
     taps: Sequence[str],

@@ -12,7 +12,7 @@ from torch import Tensor
 from sr.checkpoint import load_weights
 from sr.features import load_network, random_network
 from sr.features.network import FeatureNetwork, Features
-from sr.losses.feature_distance import FeatureDistance
+from sr.losses.feature_distance import FeatureDistance, unit_length
 
 _LAYOUTS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 """The taps are the default taps of these layouts."""
@@ -55,7 +55,11 @@ class Lpips(FeatureDistance):
     def distances(self, sr: Features, hr: Features) -> Tensor:
         """See FeatureDistance.distances."""
         parts = [
-            (_unit(sr[tap]) - _unit(hr[tap])).square().mul(self.get_buffer(f"lin_{tap}")).sum(1).mean((1, 2))
+            (unit_length(sr[tap]) - unit_length(hr[tap]))
+            .square()
+            .mul(self.get_buffer(f"lin_{tap}"))
+            .sum(1)
+            .mean((1, 2))
             for tap in self.taps
         ]
         return torch.stack(parts).sum(0)
@@ -80,11 +84,6 @@ def backbone(
             raise ValueError(f"path: {path!r} has no effect with weights=random; remove one of them")
         return random_network(layout, seed=seed, pooling=pooling)
     return load_network(layout, path=path, allow_download=allow_download, seed=seed, pooling=pooling)
-
-
-def _unit(features: Tensor) -> Tensor:
-    """Divides by the norm over channels."""
-    return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)
 
 
 def _channel_weights(net: str, index: int) -> Tensor:

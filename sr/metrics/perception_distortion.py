@@ -169,14 +169,26 @@ class _Scorer:
 
 def _fit(real: np.ndarray, fake: np.ndarray, penalty: float) -> _Scorer:
     """Logistic regression with squared penalty."""
-    from scipy.optimize import minimize
-    from scipy.special import expit
-
     both = np.concatenate([real, fake])
     mean, deviation = both.mean(axis=0), both.std(axis=0)
     deviation = np.where(deviation > 1e-9, deviation, 1.0)
-    x = np.c_[(both - mean) / deviation, np.ones(len(both))]
     sign = np.r_[np.ones(len(real)), -np.ones(len(fake))]
+    return _Scorer(mean, deviation, logistic((both - mean) / deviation, sign, penalty)[:-1])
+
+
+def logistic(x: np.ndarray, sign: np.ndarray, penalty: float, start: np.ndarray | None = None) -> np.ndarray:
+    """Weights of a logistic regression with squared penalty, and behind them its offset, which has none.
+
+    Args:
+        x: Standardised, shape (N, c).
+        sign: 1 or -1 for each.
+        penalty: Of the squared weights (half of them) against the summed log likelihood.
+        start: Where to look first, shape (c + 1,).
+    """
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    x = np.c_[x, np.ones(len(x))]
 
     def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
         margin = sign * (x @ w)
@@ -184,8 +196,8 @@ def _fit(real: np.ndarray, fake: np.ndarray, penalty: float) -> _Scorer:
         gradient = -(sign * expit(-margin)) @ x + penalty * np.r_[w[:-1], 0.0]
         return float(value), gradient
 
-    found = minimize(objective, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 500})
-    return _Scorer(mean, deviation, found.x[:-1])
+    begin = np.zeros(x.shape[1]) if start is None else start
+    return minimize(objective, begin, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
@@ -199,16 +211,34 @@ def _wins(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     return (np.searchsorted(ordered, positive, "left") + np.searchsorted(ordered, positive, "right")) / 2
 
 
+def wins_by_source(
+    positive: np.ndarray, negative: np.ndarray, source_of: np.ndarray, num_sources: int
+) -> np.ndarray:
+    """How often positives of source i are above negatives of source j, ties counting half.
+
+    Args:
+        positive: Scores, shape (N,).
+        negative: Scores of as many.
+        source_of: Number of the source of each pair, shape (N,).
+        num_sources: More than the largest of them.
+
+    Returns:
+        Shape (num_sources, num_sources).
+    """
+    wins = np.zeros((num_sources, num_sources))
+    for j in np.unique(source_of):
+        above = _wins(positive, negative[source_of == j])
+        wins[:, j] = np.bincount(source_of, weights=above, minlength=num_sources)
+    return wins
+
+
 def _bootstrap(
     real: np.ndarray, fake: np.ndarray, sources: np.ndarray, random: np.random.Generator, draws: int
 ) -> tuple[float, float]:
     """95 % interval of the AUC over sources: patches of one source are not independent."""
     names, source_of = np.unique(sources, return_inverse=True)
-    # How often real patches of source i win over fake ones of source j, ties half: a draw only weighs these.
-    wins = np.zeros((len(names), len(names)))
-    for j in range(len(names)):
-        above = _wins(real, fake[source_of == j])
-        wins[:, j] = np.bincount(source_of, weights=above, minlength=len(names))
+    # A draw only weighs these.
+    wins = wins_by_source(real, fake, source_of, len(names))
     sizes = np.bincount(source_of)
     chosen = random.integers(len(names), size=(draws, len(names)))
     times = np.stack([np.bincount(one, minlength=len(names)) for one in chosen]).astype(np.float64)

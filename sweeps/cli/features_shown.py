@@ -39,9 +39,10 @@ def list_networks(*, as_json: bool) -> None:
     if as_json:
         say_json(rows)
         return
+    width = max(len(row["name"]) for row in rows)
     for row in rows:
-        say(f"{row['name']:<15} {row['note']}")
-        say(f"{'':<15} {row['found'] or row['how']}")
+        say(f"{row['name']:<{width}} {row['note']}")
+        say(f"{'':<{width}} {row['found'] or row['how']}")
     say()
     say(f"looked for in: {', '.join(map(str, folders()))}")
 
@@ -118,6 +119,8 @@ def _check_published(name: str) -> None:
 
 def _how(name: str) -> str:
     if name not in FILES:
-        return "needs a path" if "path" in NETWORKS[name].uses else "needs no file"
+        uses = NETWORKS[name].uses
+        needs = "a path, or a trial's id" if "trial" in uses else "a path" if "path" in uses else "no file"
+        return f"needs {needs}"
     known = FILES[name]
     return f"missing; get it with: {f'srloss features fetch {name}' if known.url else known.install}"

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from sr import collective
 from sr.adversary import Adversary, Phase, build_discriminator
-from sr.config import AdversarialConfig, Component, EngineConfig, parse_trial
+from sr.config import AdversarialConfig, EngineConfig, parse_trial
 from sr.configfile import ConfigError
 from sr.ledger import Ledger, State
 from sr.losses import LOSSES
 from sr.losses.adversarial import AdversarialLoss, FeatureMatching, GanWasserstein, r1_penalty
+from sr.section import Component
 from sr.train import TrialDivergedError, train
 from sr.world import single_process
 

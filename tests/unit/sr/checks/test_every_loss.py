@@ -14,6 +14,7 @@ _STAND_INS: dict[str, dict[str, object]] = {
     "contextual": {"network": "random_vgg", "taps": ["relu2_1"]},
     "lpips": {"weights": "random"},
     "dists": {"weights": "random"},
+    "perceptual": {"network": "random_discriminator", "architecture": {"type": "patch_d", "channels": 8}},
 }
 
 

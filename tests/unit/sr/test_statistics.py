@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeps.statistics import PerSource, bootstrap_interval, holm, per_source, sign_flip_p, smallest_p
+from sr.statistics import PerSource, bootstrap_interval, holm, per_source, sign_flip_p, smallest_p
 
 
 def build(per_clip: np.ndarray, clips_per_source: int) -> PerSource:

@@ -6,6 +6,7 @@ The unit of resampling is the source picture. All differences are paired: the sa
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,19 +60,33 @@ def per_source(values: Sequence[Mapping[str, float]], sources: Mapping[str, str]
     return PerSource(sums, counts)
 
 
-def bootstrap_interval(data: PerSource, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    data: PerSource, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0
+) -> tuple[float, float]:
     """Percentile interval of the mean, resampling seeds and sources (each with all its clips) with replacement.
 
     Source: cluster bootstrap, Field and Welsh 2007, "Bootstrapping clustered data"; crossed with seeds.
     """
     generator = np.random.Generator(np.random.Philox(seed))
     num_seeds, num_sources = data.sums.shape
-    seed_weights = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=DRAWS)
-    source_weights = generator.multinomial(num_sources, np.full(num_sources, 1 / num_sources), size=DRAWS)
+    seed_weights = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=draws)
+    source_weights = generator.multinomial(num_sources, np.full(num_sources, 1 / num_sources), size=draws)
     totals = np.einsum("ds,sg,dg->d", seed_weights, data.sums, source_weights, optimize=True)
     means = totals / (num_seeds * (source_weights @ data.counts))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def widened(level: float, num_sources: int) -> float:
+    """The level at which a percentile interval over so few sources covers the truth as often as `level` says.
+
+    Source: Hesterberg 2015, "What teachers should know about the bootstrap", the expanded percentile interval: Student's
+    t for the normal distribution, and the deviation's bias of (n - 1) / n.
+    """
+    from scipy import stats
+
+    tail = stats.t.ppf((1 - level) / 2, num_sources - 1) * math.sqrt(num_sources / (num_sources - 1))
+    return float(1 - 2 * stats.norm.cdf(tail))
 
 
 def sign_flip_p(data: PerSource, *, seed: int = 0) -> float:
