@@ -22,14 +22,29 @@ def check(config: SweepConfig, trials: Sequence[PlannedTrial]) -> None:
     """Checks what can only be known once the first trials are.
 
     Raises:
-        ConfigError: The sweep's population cannot work.
+        ConfigError: The sweep's population or early stopping cannot work.
     """
+    has_ladders = any(trial.config.ladder is not None for trial in trials)
+    if has_ladders and config.early_terminate is not None:
+        raise ConfigError(
+            [
+                "early_terminate: does not go with ladder, whose stages begin anew and would be taken for failures; leave out one "
+                "of them"
+            ]
+        )
     if config.population is None:
         return
     if config.method == "bayes":
         raise ConfigError(["population: does not go with method: bayes; use method: random or grid"])
     if config.early_terminate is not None:
         raise ConfigError(["population: does not go with early_terminate; leave out one of them"])
+    if has_ladders:
+        raise ConfigError(
+            [
+                "population: does not go with ladder, whose stages begin anew while a population goes on from checkpoints; leave "
+                "out one of them"
+            ]
+        )
     check_populations(config, trials)
 
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shards import manifest
+from sr.ladder.records import read_records
 from sr.ledger import State
+from sr.statistics import ALPHA, smallest_p
 from sweeps.deaths import survived
 from sweeps.evaluation import BASELINE
+from sweeps.ladders import Climb, remarks
 from sweeps.spec import PlannedTrial
-from sweeps.statistics import ALPHA, smallest_p
 from sweeps.suspicions import suspicions
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def _of_the_compared(verdict: Verdict, sweep: Sweep) -> list[str]:
             f"{len(capped)} of {len(compared)} compared trials met the wall-time cap before their last step, so budgets "
             "were not equal in steps; raise training.max_seconds for a fair comparison."
         )
+    found += _ladders(verdict, sweep, len(compared))
     seeds = len(verdict.ranking[0].trials)
     if seeds < 3:
         found.append(
@@ -100,6 +103,22 @@ def _suspicions(verdict: Verdict, sweep: Sweep) -> list[str]:
     }
     baseline = sweep.folder.baseline(BASELINE).summary()
     return suspicions(by_name, None if baseline is None else (BASELINE, baseline))
+
+
+def _ladders(verdict: Verdict, sweep: Sweep, num_compared: int) -> list[str]:
+    climbs: dict[str, list[Climb]] = defaultdict(list)
+    for candidate in verdict.ranking:
+        for trial in candidate.trials:
+            ledger = sweep.ledger(trial)
+            try:
+                records = read_records(ledger.folder)
+            except ValueError as error:
+                return [f"What became of the ladders cannot be told: {error}."]
+            if records:
+                status = ledger.status()
+                climb = Climb(records, status.step, trial.config.training.steps, status.met_wall_time_cap)
+                climbs[candidate.name].append(climb)
+    return remarks(climbs, num_compared)
 
 
 def _num_near_duplicates(place: str) -> int:

@@ -15,10 +15,10 @@ import numpy as np
 from pydantic import Field
 
 from sr import short_forms
-from sr.config import Section, TrialConfig, fingerprint, parse_trial
+from sr.config import TrialConfig, fingerprint, parse_trial
 from sr.configfile import ConfigError, apply_overrides, read_yaml, set_path, validate
-from sr.expression import format_loss
-from sr.losses import LOSSES
+from sr.section import Section
+from sweeps import candidates
 from sweeps.sections import EarlyTerminate, MetricSpec, ParameterSpec, PopulationSpec
 
 
@@ -143,7 +143,7 @@ def expand(sweep: SweepConfig, *, dataset_fingerprint: str = "") -> list[Planned
         ConfigError: A combination is not a valid trial; names the combination.
     """
     _check_judged_alike(sweep)
-    _check_names(sweep)
+    candidates.check(sweep.parameters)
     assignments = _grid(sweep) if sweep.method == "grid" else _searched(sweep)
     trials: dict[str, PlannedTrial] = {}
     faults: list[str] = []
@@ -151,14 +151,19 @@ def expand(sweep: SweepConfig, *, dataset_fingerprint: str = "") -> list[Planned
         try:
             planned = plan_trial(sweep, assignment, dataset_fingerprint)
         except ConfigError as error:
-            shown = ", ".join(f"{key}={value}" for key, value in assignment.items())
+            shown = candidates.in_words(assignment)
             faults += [
                 fault
                 for fault in (f"trial ({shown}): {fault}" for fault in error.faults)
                 if fault not in faults
             ]
             continue
-        trials.setdefault(planned.trial_id, planned)
+        twin = trials.setdefault(planned.trial_id, planned)
+        if twin.candidate != planned.candidate and candidates.own_settings(assignment):
+            # It would be missing from the verdict.
+            faults.append(
+                f"trial ({candidates.in_words(assignment)}): just the same as that of '{twin.candidate}'; leave one out"
+            )
     if faults:
         raise ConfigError(faults[:10])
     planned = list(trials.values())
@@ -177,18 +182,6 @@ def _check_gpus(sweep: SweepConfig, ranks: int) -> None:
         )
 
 
-def _check_names(sweep: SweepConfig) -> None:
-    """Two losses of one name would be ranked as one."""
-    spec = sweep.parameters.get("loss")
-    values = (spec.choices() or ()) if spec is not None else ()
-    names = [value["name"] for value in values if isinstance(value, dict) and value.get("name")]
-    taken = sorted({name for name in names if names.count(name) > 1 or name in values})
-    if taken:
-        raise ConfigError(
-            [f"parameters.loss: several losses are named {', '.join(taken)}; rename all but one"]
-        )
-
-
 def _check_judged_alike(sweep: SweepConfig) -> None:
     """One verdict needs one test: the same clips, degraded alike and judged alike, after computing alike."""
     for name, spec in sweep.parameters.items():
@@ -203,7 +196,7 @@ def _check_judged_alike(sweep: SweepConfig) -> None:
 
 def _is_compared(name: str) -> bool:
     """Whether a parameter is the loss or a seed: crossed in full by every method."""
-    return name in ("loss", "loss.type", "loss.terms", "seed", "data.seed")
+    return name in (*candidates.LOSS, "seed", "data.seed")
 
 
 def _grid(sweep: SweepConfig) -> Iterable[dict[str, Any]]:
@@ -313,20 +306,25 @@ def plan_trial(
     """
     coarse: dict[str, Any] = json.loads(json.dumps(sweep.trial))
     for name, value in assignment.items():
-        if name in ("loss", "loss.type", "loss.terms"):
-            _set_loss(coarse, name, value)
+        if name in candidates.LOSS:
+            candidates.set_loss(coarse, name, value)
+    own = candidates.own_settings(assignment)
     full = json.loads(json.dumps(coarse))
     if any(name.startswith("loss.terms.") for name in assignment):
         full["loss"] = short_forms.loss(full.get("loss"))
     for name, value in assignment.items():
-        if name not in ("loss", "loss.type", "loss.terms"):
+        if name not in candidates.LOSS:
             set_path(full, name, value, where=f"parameters.{name}")
+    for data in (coarse, full):
+        # Last, so that what a loss has no use for stays away, though it be tuned for the others.
+        candidates.set_own(data, own)
     if sweep.ranks is not None:
         _set_ranks(full, sweep.ranks)
     if dataset_fingerprint and isinstance(full.get("data"), dict):
         full["data"]["fingerprint"] = dataset_fingerprint
     config = _measured_on(parse_trial(full), sweep.metric.evaluation_name)
-    candidate = loss_name(parse_trial(coarse)) if "data" in coarse else loss_name(config)
+    candidates.check_effect(config, own)
+    candidate = candidates.loss_name(parse_trial(coarse) if "data" in coarse else config)
     # Tuning a weight must not make a new candidate of each value, so the candidate is read before it is set.
     variant = ", ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
@@ -351,34 +349,6 @@ def _measured_on(config: TrialConfig, metric: str) -> TrialConfig:
     added: dict[str, Any] = {key: (*names, metric) for key, names in lists.items() if metric not in names}
     added["best"] = evaluation.best or metric
     return config.model_copy(update={"evaluation": evaluation.model_copy(update=added)})
-
-
-def _set_loss(data: dict[str, Any], name: str, value: Any) -> None:  # noqa: ANN401
-    calibrate = data.get("loss", {}).get("calibrate") if isinstance(data.get("loss"), dict) else None
-    section: dict[str, Any] = (
-        dict(value) if isinstance(value, dict) else {"type" if name == "loss.type" else "terms": value}
-    )
-    if calibrate is not None:
-        section.setdefault("calibrate", calibrate)
-    data["loss"] = section
-
-
-def loss_name(config: TrialConfig) -> str:
-    """The trial's loss by its name or as a readable sum; parameters that have their defaults are left out."""
-    if config.loss.name:
-        return config.loss.name
-    terms = []
-    for term in config.loss.terms:
-        defaults = _defaults(term.type)
-        changed = {key: value for key, value in term.parameters.items() if value != defaults[key]}
-        terms.append((term.type, term.weight, changed))
-    return format_loss(terms)
-
-
-def _defaults(kind: str) -> dict[str, Any]:
-    from sr.components import parameters_of
-
-    return {name: p.default for name, p in parameters_of(LOSSES[kind], given_elsewhere=frozenset()).items()}
 
 
 def sweep_id(sweep: SweepConfig, trials: Sequence[PlannedTrial]) -> str:

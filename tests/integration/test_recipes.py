@@ -8,6 +8,7 @@ import pytest
 
 from shards.pack import PackOptions, pack
 from shards.sources import SourceOptions
+from sr.ladder.records import read_records
 from sr.ledger import Ledger, State
 from sr.train import train
 from sr.world import single_process
@@ -33,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", [f"seed{number}" for number in range(5)])
+@pytest.mark.parametrize("name", [*(f"seed{number}" for number in range(5)), "ladder"])
 def test_the_small_recipe_trains_and_is_judged(name: str, data: Path, tmp_path: Path) -> None:
     sweep = read_sweep(recipe_path(name), small=True)
     path = data / Path(sweep.trial["data"]["path"]).name
@@ -43,6 +44,7 @@ def test_the_small_recipe_trains_and_is_judged(name: str, data: Path, tmp_path: 
     baseline = Ledger(tmp_path / "bicubic")
     evaluate_baseline(baseline, next(iter(trials.values())).config, command="test")
     rows = baseline.evaluation()
+    streams: set[str] = set()
     for candidate, trial in trials.items():
         ledger = Ledger(tmp_path / trial.trial_id)
         ledger.create(trial.config, command="test")
@@ -54,5 +56,11 @@ def test_the_small_recipe_trains_and_is_judged(name: str, data: Path, tmp_path: 
         assert all(set(trial.config.evaluation.metrics) < row.keys() for row in mine)
         losses = [row["loss"] for row in ledger.rows("train")]
         assert len(losses) >= 2, candidate
-        plays = "gan_" in candidate
+        plays = trial.config.adversarial is not None
         assert any("discriminator" in row for row in ledger.rows("train")) == plays
+        rungs = 0 if trial.config.ladder is None else trial.config.ladder.stages
+        assert [record.stage for record in read_records(ledger.folder)] == list(range(rungs)), candidate
+        # Whoever gets there in stages takes as many steps, of the same samples.
+        assert status.step == trial.config.training.steps
+        streams.add(status.stream_hash)
+    assert len(streams) == 1
