@@ -51,6 +51,10 @@ class Progress(Protocol):
         """A trial met a problem that it survived."""
         ...
 
+    def stage_ended(self, trial: PlannedTrial, message: str) -> None:
+        """A stage of a trial's ladder has ended, and how, in a sentence."""
+        ...
+
     def evaluation_begins(self, total: int) -> None:
         """So many models will be evaluated."""
         ...

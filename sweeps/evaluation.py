@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from sr import checkpoint
 from sr.config import TrialConfig
 from sr.data import held_out, open_dataset
 from sr.evaluate import ClipPictures, crop_names, evaluate, save_png, upscale_clips, validation_scores
+from sr.ladder.records import read_records, stage_folder
 from sr.ledger import Ledger, State, Status, open_trial
 from sr.lock import exclusive
 from sr.models import GENERATORS
@@ -25,19 +27,52 @@ def evaluate_trial(folder: Path) -> int:
     """Measures a trial's newest sound checkpoint (its averaged weights) on the test clips; returns their number.
 
     Writes evaluation.jsonl, summary.json and crops/ of the trial's folder, and to its ledger which checkpoints are damaged.
+    Of a ladder, each finished stage that has not been measured yet is, in its own folder.
 
     Raises:
         ValueError: There is no trial, no sound checkpoint, or no clip to judge it on.
     """
     ledger, config = open_trial(folder)
+    # The trial stands for the stage whose checkpoints it shows: what is measured there holds for both.
+    shown = ledger.checkpoints.resolve().parent
+    stages = [stage_folder(folder, record.stage).resolve() for record in read_records(folder)]
+    for stage in stages:
+        try:
+            if not Ledger(stage).evaluation():
+                _evaluate_checkpoint(*open_trial(stage), notes=ledger)
+        except ValueError as error:
+            if stage == shown:
+                raise
+            # The trial is judged all the same.
+            _note(ledger, ledger.status().step, str(error))
+    if shown in stages:
+        return _copy_evaluation(Ledger(shown), ledger)
+    return _evaluate_checkpoint(ledger, config, notes=ledger)
+
+
+def _copy_evaluation(source: Ledger, target: Ledger) -> int:
+    shutil.copytree(source.folder / "crops", target.folder / "crops", dirs_exist_ok=True)
+    summary, rows = source.summary(), source.evaluation()
+    assert summary is not None, "written before the rows"
+    target.write_summary(summary)
+    target.write_evaluation(rows)
+    return len(rows)
+
+
+def _note(ledger: Ledger, step: int, problem: str) -> None:
+    ledger.note({"kind": "problem", "step": step, "problem": f"evaluation: {problem}"})
+
+
+def _evaluate_checkpoint(ledger: Ledger, config: TrialConfig, *, notes: Ledger) -> int:
+    """Measures the newest sound checkpoint of a folder; problems are told in the ledger `notes`."""
     damaged: list[str] = []
     state = checkpoint.latest(ledger.checkpoints, on_damaged=damaged.append)
     if state is None:
         raise ValueError(
-            "; ".join([f"{folder}: no sound checkpoint to evaluate; train the trial first", *damaged])
+            "; ".join([f"{ledger.folder}: no sound checkpoint to evaluate; train the trial first", *damaged])
         )
     for problem in damaged:
-        ledger.note({"kind": "problem", "step": state["step"], "problem": f"evaluation: {problem}"})
+        _note(notes, state["step"], problem)
     generator = build_generator(config.model, scale=config.scale, seed=config.seed)
     generator.load_state_dict(state["ema"])
     return _evaluate(generator, ledger, config)

@@ -16,7 +16,7 @@ from sweeps.cli.table import print_verdict
 from sweeps.deaths import survived
 from sweeps.evaluation import evaluate_trial
 from sweeps.interrupt import GRACE_S, exit_code_for, listening, requeue
-from sweeps.rank import Attempt, quiet, reporter, train_here
+from sweeps.rank import Attempt, train_and_tell
 from sweeps.report.build import write_report
 from sweeps.store import SweepFolder
 from sweeps.supervisor import MAX_FAILURES, supervise
@@ -115,10 +115,7 @@ def run_train(
                     say=say,
                 )
             else:
-                report = quiet if is_quiet else reporter(Ledger(folder).config().training.steps)
-                attempt = train_here(
-                    folder, engine=engine, place=place, report=report, stop=interruption.reason
-                )
+                attempt = train_and_tell(folder, engine=engine, place=place, stop=interruption.reason)
         except OtherRankFailedError as error:
             if is_quiet:
                 return FAILED

@@ -100,19 +100,40 @@ def log_path(folder: Path, rank: int) -> Path:
     return folder / ("log.txt" if rank == 0 else f"log-rank{rank}.txt")
 
 
-def quiet(metrics: dict[str, float]) -> None:
-    """Prints nothing."""
+def train_and_tell(folder: Path, *, engine: EngineConfig, place: Place | None, stop: Stop) -> Attempt:
+    """As `train_here`, with a line for each validation and each stage of a ladder where this is the first rank."""
+    if place is not None and place.rank > 0:
+        return train_here(folder, engine=engine, place=place, report=lambda _metrics: None, stop=stop)
+    reporter = _Reporter(Ledger(folder))
+    attempt = train_here(folder, engine=engine, place=place, report=reporter, stop=stop)
+    reporter.tell_stages()
+    return attempt
 
 
-def reporter(steps: int) -> Report:
-    """Prints a line for each validation."""
-    from sweeps.cli.show import say
+class _Reporter:
+    """Prints how a trial goes on."""
 
-    def report(metrics: dict[str, float]) -> None:
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._steps = ledger.config().training.steps
+        self._num_stages = len(ledger.rows("stage"))
+
+    def __call__(self, metrics: dict[str, float]) -> None:
+        """A line for a validation."""
+        from sweeps.cli.show import say
+
+        self.tell_stages()
         scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name != "step")
-        say(f"  step {metrics['step']} of {steps}: {scores}")
+        say(f"  step {metrics['step']} of {self._steps}: {scores}")
 
-    return report
+    def tell_stages(self) -> None:
+        """A line for each stage that has ended since this was last asked."""
+        from sweeps.cli.show import say
+
+        stages = self._ledger.rows("stage")
+        for row in stages[self._num_stages :]:
+            say(f"  {row['message']}")
+        self._num_stages = len(stages)
 
 
 def _warn(problem: str) -> None:
@@ -167,9 +188,8 @@ def _run(
     stop: Stop,
     tell: Callable[[BaseException, int], int],
 ) -> int:
-    report = reporter(Ledger(folder).config().training.steps) if place.rank == 0 else quiet
     try:
-        attempt = train_here(folder, engine=engine, place=place, report=report, stop=stop)
+        attempt = train_and_tell(folder, engine=engine, place=place, stop=stop)
     except OtherRankFailedError as error:
         return tell(error, OTHERS_FAILURE)
     except (OSError, MemoryError, RankLostError) as error:

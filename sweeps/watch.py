@@ -33,6 +33,7 @@ class SweepWatch:
         self._todo = {trial.trial_id: trial for trial in todo}
         self._num_deaths = {trial.trial_id: len(deaths(sweep.ledger(trial))) for trial in todo}
         self._num_survived = {trial.trial_id: len(survived(sweep.ledger(trial))) for trial in todo}
+        self._num_stages = {trial.trial_id: len(sweep.ledger(trial).rows("stage")) for trial in todo}
         self._oom_kills = oom_kills()
 
     def add(self, trial: PlannedTrial) -> None:
@@ -40,17 +41,18 @@ class SweepWatch:
         self._todo[trial.trial_id] = trial
         self._num_deaths[trial.trial_id] = 0
         self._num_survived[trial.trial_id] = 0
+        self._num_stages[trial.trial_id] = 0
 
     def validated(self, trial_id: str, metrics: dict[str, Any]) -> None:
         """A trial reported a validation."""
         if trial := self._todo.get(trial_id):
-            self._tell_problems(trial)
+            self._tell_news(trial)
             self._progress.validated(trial, metrics)
 
     def ended(self, trial_id: str) -> None:
         """A trial has ended by itself, or was stopped by the scheduler."""
         if trial := self._todo.get(trial_id):
-            self._tell_problems(trial)
+            self._tell_news(trial)
             status = self._sweep.ledger(trial).status()
             if not status.has_ended and (self._interruption.reason() or self._sweep.config.population):
                 # It will be continued: by the next run of the sweep, or when its population goes on.
@@ -65,7 +67,7 @@ class SweepWatch:
         trial = self._todo.get(trial_id)
         if trial is None:
             return
-        self._tell_problems(trial)
+        self._tell_news(trial)
         ledger = self._sweep.ledger(trial)
         cause = self._cause(trial_id, ledger, hint)
         if not is_final:
@@ -82,12 +84,17 @@ class SweepWatch:
             ledger.set_status(status)
         self._progress.trial_ended(trial, ledger, status.reason)
 
-    def _tell_problems(self, trial: PlannedTrial) -> None:
-        """Passes on what the trial has survived since it was last looked at."""
-        known = survived(self._sweep.ledger(trial))
+    def _tell_news(self, trial: PlannedTrial) -> None:
+        """Passes on what the trial has survived, and which stages have ended, since it was last looked at."""
+        ledger = self._sweep.ledger(trial)
+        known = survived(ledger)
         for problem in known[self._num_survived[trial.trial_id] :]:
             self._progress.trial_had_problem(trial, problem)
         self._num_survived[trial.trial_id] = len(known)
+        stages = ledger.rows("stage")
+        for row in stages[self._num_stages[trial.trial_id] :]:
+            self._progress.stage_ended(trial, row["message"])
+        self._num_stages[trial.trial_id] = len(stages)
 
     def _cause(self, trial_id: str, ledger: Ledger, hint: str) -> str:
         """Why an attempt ended, in one line; written down by the trial, by the watchdog, or now."""

@@ -70,6 +70,7 @@ def sample(
             _curve(name, place, seed, rng) for place, name in enumerate(names) for seed in range(num_seeds)
         ),
         curve_baseline=27.05,
+        ladders=(),
         crops=tuple(_crop(place, names) for place in range(num_crops)),
         trials=tuple(
             _trial(name, place, seed) for place, name in enumerate(names) for seed in range(num_seeds)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli import evaluate, export, features, losses, shard, upscale
+from sweeps.cli import evaluate, export, features, ladder, losses, shard, upscale
 from sweeps.interrupt import GRACE_S, listening
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ config_app = typer.Typer(
 app.add_typer(shard.app, name="shard")
 app.add_typer(losses.app, name="losses")
 app.add_typer(features.app, name="features")
+app.add_typer(ladder.app, name="ladder")
 app.add_typer(config_app, name="config")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]

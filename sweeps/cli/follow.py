@@ -78,6 +78,10 @@ class Follow:
         """A line for each problem."""
         say(f"  {trial.candidate} {trial.settings}: warning: {problem}")
 
+    def stage_ended(self, trial: PlannedTrial, message: str) -> None:
+        """A line for each stage of a ladder."""
+        say(f"  {trial.candidate} {trial.settings}: {message}")
+
     def evaluation_begins(self, total: int) -> None:
         """Announces the evaluation."""
         self._finish()

@@ -104,12 +104,16 @@ async function copy(text, button) {
 }
 
 function setUpCopying() {
+  for (const button of all("[data-copy-command]")) {
+    button.addEventListener("click", () => copy(one("code", button.parentElement).textContent, button));
+  }
+}
+
+function setUpExports() {
+  if (!one("#exports")) return;
   const exports = JSON.parse(one("#exports").textContent);
   for (const button of all("[data-export]")) {
     button.addEventListener("click", () => copy(exports[button.dataset.export], button));
-  }
-  for (const button of all("[data-copy-command]")) {
-    button.addEventListener("click", () => copy(one("code", button.parentElement).textContent, button));
   }
   one("#download").addEventListener("click", (event) => {
     const link = document.createElement("a");
@@ -136,4 +140,5 @@ setUpTheme();
 setUpHighlight();
 setUpSorting();
 setUpCopying();
+setUpExports();
 setUpAxis();

@@ -65,36 +65,39 @@ class Frame:
     x: Scale
     y: Scale
 
-    def axes(self, *, x_title: str, y_title: str) -> list[Markup]:
-        """Horizontal grid lines, round ticks, the y title above the plot and the x title below its right end."""
+    def axes(
+        self, *, x_title: str, y_title: str, x_labels: Sequence[tuple[float, str]] | None = None
+    ) -> list[Markup]:
+        """Horizontal grid lines, round ticks, the y title above the plot and the x title below its right end.
+
+        Args:
+            x_title: Of the x axis.
+            y_title: Of the y axis.
+            x_labels: Places and texts of the ticks of the x axis instead of round numbers.
+        """
+        area = self.area
         parts: list[Markup] = []
-        y_ticks = ticks(self.y.low, self.y.high, about=max(3, int((self.area.bottom - self.area.top) / 60)))
+        y_ticks = ticks(self.y.low, self.y.high, about=max(3, int((area.bottom - area.top) / 60)))
         decimals = tick_decimals(y_ticks)
         for value in y_ticks:
             y = self.y(value)
-            parts.append(tag("line", x1=self.area.left, x2=self.area.right, y1=y, y2=y, class_="grid"))
+            parts.append(tag("line", x1=area.left, x2=area.right, y1=y, y2=y, class_="grid"))
             parts.append(
-                label(number(value, decimals), self.area.left - 8, y + 4, class_="tick", text_anchor="end")
+                label(number(value, decimals), area.left - 8, y + 4, class_="tick", text_anchor="end")
             )
+        for value, text in self._round_labels() if x_labels is None else x_labels:
+            x = self.x(value)
+            parts.append(tag("line", x1=x, x2=x, y1=area.bottom, y2=area.bottom + 5, class_="axis"))
+            parts.append(label(text, x, area.bottom + 19, class_="tick", text_anchor="middle"))
+        parts.append(tag("line", x1=area.left, x2=area.right, y1=area.bottom, y2=area.bottom, class_="axis"))
+        parts.append(label(y_title, 2, 13, class_="title"))
+        parts.append(label(x_title, area.right, self.height - 4, class_="title", text_anchor="end"))
+        return parts
+
+    def _round_labels(self) -> list[tuple[float, str]]:
         x_ticks = ticks(self.x.low, self.x.high, about=max(3, int((self.area.right - self.area.left) / 95)))
         decimals = tick_decimals(x_ticks)
-        for value in x_ticks:
-            x, bottom = self.x(value), self.area.bottom
-            parts.append(tag("line", x1=x, x2=x, y1=bottom, y2=bottom + 5, class_="axis"))
-            parts.append(label(number(value, decimals), x, bottom + 19, class_="tick", text_anchor="middle"))
-        parts.append(
-            tag(
-                "line",
-                x1=self.area.left,
-                x2=self.area.right,
-                y1=self.area.bottom,
-                y2=self.area.bottom,
-                class_="axis",
-            )
-        )
-        parts.append(label(y_title, 2, 13, class_="title"))
-        parts.append(label(x_title, self.area.right, self.height - 4, class_="title", text_anchor="end"))
-        return parts
+        return [(value, number(value, decimals)) for value in x_ticks]
 
 
 def frame_for(

@@ -12,9 +12,11 @@ from shards import manifest
 from sr.ledger import Ledger, State
 from sr.metrics import METRICS
 from sr.metrics.perception_distortion import region
+from sr.statistics import PerSource, bootstrap_interval
 from sr.summary import Summary
 from sweeps.deaths import survived
 from sweeps.evaluation import BASELINE
+from sweeps.report.collect_ladders import collect_ladders
 from sweeps.report.data import (
     CandidateRow,
     Crop,
@@ -27,7 +29,6 @@ from sweeps.report.data import (
     TrialRow,
 )
 from sweeps.spec import PlannedTrial
-from sweeps.statistics import PerSource, bootstrap_interval
 from sweeps.sweep import Sweep
 from sweeps.verdict import Candidate, Verdict, perception_metric
 
@@ -70,6 +71,7 @@ def collect(sweep: Sweep, verdict: Verdict) -> ReportData:
         curve_metric=_info(sweep.config.metric.evaluation_name, sweep),
         curves=tuple(_curve(trial, sweep) for trial in _shown_trials(sweep, verdict)),
         curve_baseline=validated[-1][curve_name] if validated else None,
+        ladders=collect_ladders(_shown_trials(sweep, verdict), sweep),
         crops=_crops(sweep, verdict),
         trials=tuple(_trial_row(trial, sweep) for trial in sweep.trials),
         facts=_facts(sweep, verdict),

@@ -133,6 +133,47 @@ class TrialRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LadderStage:
+    """One finished stage of one trial's ladder."""
+
+    quality: float
+    """Mean of the metric over validation clips."""
+    discriminator: float
+    """AUC of what the discriminator sees."""
+    perceptual: float | None
+    """AUC of what the perceptual network sees; None where there was none."""
+    fresh: float | None
+    """AUC of a fresh discriminator; None where none was trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class LadderTrial:
+    """One trial's ladder; one whose records are damaged has no stages, and says so in `outcome`."""
+
+    trial_id: str
+    settings: str
+    stages: tuple[LadderStage, ...]
+    outcome: str
+    """Where it stands or how it ended, in a sentence."""
+    why: str
+    """In words, with the numbers; empty where it goes on."""
+    findings: tuple[str, ...]
+    """Of all stages, each with its stage."""
+    command: str
+    """The command that shows all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateLadders:
+    """The ladders of one loss, a trial for each seed."""
+
+    candidate: str
+    metric: MetricInfo | None
+    """In which quality is told; None while no stage has ended."""
+    trials: tuple[LadderTrial, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """Everything in one report."""
 
@@ -155,6 +196,8 @@ class ReportData:
     curves: tuple[Curve, ...]
     curve_baseline: float | None
     """The baseline's value of the curve metric on the same validation clips."""
+    ladders: tuple[CandidateLadders, ...]
+    """Of the losses that climbed one; empty in other sweeps."""
     crops: tuple[Crop, ...]
     trials: tuple[TrialRow, ...]
     facts: tuple[tuple[str, str], ...]

@@ -8,7 +8,7 @@ from importlib import resources
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from sweeps.report import exports, view, whole_set
+from sweeps.report import exports, ladders, view, whole_set
 from sweeps.report.data import ReportData
 from sweeps.report.palette import looks
 from sweeps.report.svg import clean
@@ -22,11 +22,11 @@ def render(data: ReportData) -> str:
     known = looks(data)
     baseline = next((look for look in known.values() if look.is_baseline), None)
     crops = view.crop_views(data, known)
-    page = _template().render(
+    page = template("template.html.j2").render(
         data=data,
         refresh_s=REFRESH_S,
-        style=Markup(_own("style.css")),
-        scripts=[Markup(_own("app.js")), Markup(_own("viewer.js"))],
+        style=Markup(own("style.css")),
+        scripts=[Markup(own("app.js")), Markup(own("viewer.js"))],
         baseline=baseline.name if baseline else "the baseline",
         verdict=data.verdict.strip() or "No verdict yet: no loss has been evaluated.",
         primary=data.metrics[0] if data.metrics else None,
@@ -37,6 +37,7 @@ def render(data: ReportData) -> str:
             "markdown": exports.to_markdown(data),
             "latex": exports.to_latex(data),
         },
+        ladders=ladders.views(data, known),
         crops=crops,
         curves=view.curve_figures(data, known) if data.curves else {},
         tradeoff=view.tradeoff_figure(data, known),
@@ -49,18 +50,19 @@ def render(data: ReportData) -> str:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template that lies beside this module."""
     environment = Environment(
         autoescape=True,
-        loader=FunctionLoader(_own),
+        loader=FunctionLoader(own),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("template.html.j2")
+    return environment.get_template(name)
 
 
-def _own(name: str) -> str:
-    """A file that lies beside this module, also where the package is a zip."""
+def own(name: str) -> str:
+    """The text of a file that lies beside this module, also where the package is a zip."""
     return resources.files("sweeps.report").joinpath(name).read_text(encoding="utf-8")

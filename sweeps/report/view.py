@@ -152,10 +152,11 @@ class CropView:
 def crop_views(data: ReportData, looks: dict[str, Look]) -> list[CropView]:
     """The crops that hold a picture, in the order given."""
     metric = data.metrics[0] if data.metrics else None
-    return [_crop_view(crop, looks, metric) for crop in data.crops if crop.images]
+    return [crop_view(crop, looks, metric) for crop in data.crops if crop.images]
 
 
-def _crop_view(crop: Crop, looks: dict[str, Look], metric: MetricInfo | None) -> CropView:
+def crop_view(crop: Crop, looks: dict[str, Look], metric: MetricInfo | None) -> CropView:
+    """A crop, scores in the metric; None where its scores are of none."""
     labels = [name for name, _ in crop.images]
     width, height = max((png_size(content) for _, content in crop.images), default=(1, 1))
     keyed = [name for name in labels if name not in ("LR", "HR")][:9]
