@@ -11,6 +11,7 @@ from pathlib import Path
 from shards import manifest
 from sr.configfile import ConfigError
 from sr.data import held_out
+from sr.ladder.remedies import problems
 from sr.ledger import Ledger, State
 from sr.lock import is_held
 from sr.parts import build_criterion
@@ -99,7 +100,13 @@ def create(config: SweepConfig, *, store: Path, command: str) -> Sweep:
 def _check_parts(trials: Sequence[PlannedTrial]) -> None:
     """Builds each different loss once: missing weights are told before anything runs, not by every trial."""
     losses = {loss.model_dump_json(): loss for trial in trials for loss in trial.config.losses}
-    faults: list[str] = []
+    climbing = {trial.candidate: trial.config for trial in trials}
+    faults = [
+        f"{name}: {fault}"
+        for name, config in climbing.items()
+        if config.ladder is not None
+        for fault in problems(config, config.ladder)
+    ]
     for loss in losses.values():
         try:
             build_criterion(loss)

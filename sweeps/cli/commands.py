@@ -77,9 +77,10 @@ def train(
     if status.is_over:
         say(f"this trial is finished already ({status.reason}); its folder holds everything")
     on_ranks = f" on {config.engine.ranks} ranks" if config.engine.ranks > 1 else ""
+    in_stages = f" in up to {config.ladder.stages} stages" if config.ladder is not None else ""
     say(
         f"trial {folder.name}: {config.model.type} x{config.scale} with {file.name}, "
-        f"{config.training.steps} steps{on_ranks}"
+        f"{config.training.steps} steps{in_stages}{on_ranks}"
     )
     return _launch(
         jobs.run_train,

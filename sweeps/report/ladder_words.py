@@ -18,7 +18,7 @@ OUTCOMES: dict[Outcome, str] = {
     Outcome.EQUALLY_GOOD: "discriminator and perceptual network are equally good",
     Outcome.NOTHING_LEFT: "nothing is left to tell apart",
     Outcome.NO_GAIN: "no gain in quality",
-    Outcome.BUDGET: "the budget is spent, and nothing was shown",
+    Outcome.BUDGET: "the budget is spent before the goal was reached",
     Outcome.UNDECIDABLE: "undecidable with so few validation pictures",
     Outcome.DIVERGED: "diverged",
 }
