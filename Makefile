@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/srloss demo
 
-# Unit tests, and those whose ranks are a few processes, share the processors; those that start Ray have the machine to themselves.
-SHARING := tests/integration/test_ranks.py tests/integration/test_engines.py
+# Tests that start a few processes at most share the processors; those that start Ray have the machine to themselves.
+SHARING := $(addprefix tests/integration/test_, engines.py ladder.py launchers.py ranks.py recipes.py remote.py upscale.py) \
+  $(addprefix tests/e2e/test_, pack_killed.py report_in_browser.py)
 test: lint
 	$(BIN)/python -m pytest tests/unit $(SHARING) -n auto --dist loadfile --durations=8
 	$(BIN)/python -m pytest tests/integration tests/e2e --durations=25 $(SHARING:%=--ignore=%)

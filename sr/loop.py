@@ -139,7 +139,7 @@ class _Loop:
                 metrics = self._validate() if is_validated else None
                 ended = self._judged(metrics) if is_validated else ""
             else:
-                return self._finish(metrics, ended or f"all {config.steps} steps")
+                return self._finish(metrics, ended or all_steps(self.config))
         except SystemExit:
             # Only `report` raises it, so everything is saved.
             # Whether this was the scheduler's judgement or an interrupted sweep is known to whoever stopped it.
@@ -394,6 +394,11 @@ class _Loop:
             stream_hash=self.parts.stream.stream_hash,
             damaged_clips=len(self.parts.stream.damaged),
         )
+
+
+def all_steps(config: TrialConfig) -> str:
+    """Why a training ended that nothing ended before."""
+    return f"all {config.training.steps} steps"
 
 
 def best_step(rows: list[dict[str, Any]], name: str) -> int:

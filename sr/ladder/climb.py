@@ -94,13 +94,13 @@ class _Climb:
                 "reader has not seen; pack more pictures, or other --split shares"
             )
         least = self._ladder.probe.least_sources
-        if len(pictures) < least and not self._records:
-            self._tell(
-                self._ledger,
-                0,
+        if len(pictures) < least and self._world.is_first:
+            told = (
                 f"ladder: {len(pictures)} validation pictures; below {least} (ladder.probe.least_sources) nothing about its "
-                "networks can be decided, so it ends by its budget",
+                "networks can be decided, so it ends by its budget"
             )
+            log.warning(told)
+            self._warn(told)
 
     @property
     def is_at_the_top(self) -> bool:
@@ -153,7 +153,8 @@ class _Climb:
         """Compares the discriminator with the perceptual network, and decides whether there is a further stage."""
         stage, folder = len(self._records), self._ledger.folder
         config = self._config_of(Ledger(stage_folder(folder, stage)), stage)
-        self._at(f"stage {stage}: examining")
+        # The first rank has come to its end when its last checkpoint is written.
+        self._at(f"stage {stage}: examining", may_stop=True)
         record = examine(
             config,
             self._ladder,

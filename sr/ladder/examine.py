@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sr import checkpoint
 from sr.adversary import build_discriminator
 from sr.config import TrialConfig
 from sr.data import Clip, held_out, judged_frames, open_dataset, open_stream
@@ -36,7 +37,8 @@ from sr.ladder.probe import (
 )
 from sr.ladder.records import Interval, Network, Outcome, StageRecord, stage_folder
 from sr.ladder.stages import final_state
-from sr.ledger import Ledger, Status
+from sr.ledger import Ledger, Status, read_rows
+from sr.loop import all_steps
 from sr.losses.term import FeatureLoss
 from sr.metrics import measure
 from sr.metrics.perception_distortion import features as texture
@@ -103,7 +105,8 @@ def examine(
     """
     started = perf_counter()
     stage = len(before)
-    own_state = _own_state(trial, stage)
+    path = stage_folder(trial.folder, stage) / "checkpoints" / f"step-{status.step:08d}.pt"
+    own_state = checkpoint.load(path)
     states = [*(final_state(trial.folder, record) for record in before), own_state]
     judges = _judges(config, ladder, trial, states, world)
     generators = [_generator(config, state, world) for state in states]
@@ -123,12 +126,11 @@ def examine(
         scores = [own_scores(network, pictures) for pictures in observed.patches]
         fresh = auc_interval(scores[1], scores[0], sources, draws=draws)
     described = [texture(pictures.float().div(255)) for pictures in observed.patches]
+    is_all_steps = status.reason == all_steps(config)
     means = mean_interval(observed.quality, observed.source_of, draws=draws)
     record = StageRecord(
         stage=stage,
-        ended=Outcome.BUDGET
-        if status.met_wall_time_cap or status.step == config.training.steps
-        else Outcome.CONVERGED,
+        ended=Outcome.BUDGET if status.met_wall_time_cap or is_all_steps else Outcome.CONVERGED,
         ended_why=status.reason,
         steps=status.step,
         seconds=status.seconds,
@@ -189,14 +191,6 @@ def fresh_discriminator(
         stream.close()
 
 
-def _own_state(trial: Ledger, stage: int) -> dict[str, Any]:
-    from sr import checkpoint
-
-    path = checkpoint.newest_path(stage_folder(trial.folder, stage) / "checkpoints")
-    assert path is not None, "a stage ends with a checkpoint"
-    return checkpoint.load(path)
-
-
 def _judges(
     config: TrialConfig,
     ladder: LadderConfig,
@@ -211,12 +205,13 @@ def _judges(
         assert own.adversarial is not None, "a ladder has an opponent"
         network = build_discriminator(own.adversarial, seed=own.seed)
         network.load_state_dict(state["discriminator_ema"])
-        discriminators.append(network.to(world.device).eval())
+        discriminators.append(network.eval())
     weights = Weights("discriminator", hash_tensors(states[-1]["discriminator_ema"]), "this stage")
     features = DiscriminatorFeatures(discriminators[-1], weights=weights).to(world.device)
     criterion = build_criterion(config.loss).to(world.device)
     perceptual = [term for term in criterion.terms.values() if isinstance(term, FeatureLoss)]
-    return Judges(discriminators, features, ladder.taps or features.default_taps, perceptual)
+    on_device = [discriminator.to(world.device) for discriminator in discriminators]
+    return Judges(on_device, features, ladder.taps or features.default_taps, perceptual)
 
 
 def _generator(config: TrialConfig, state: Mapping[str, Any], world: World) -> nn.Module:
@@ -316,8 +311,6 @@ def _given_calibration(config: TrialConfig) -> float | None:
 
 
 def _problems(trial: Ledger, stage: int) -> list[dict[str, Any]]:
-    from sr.ledger import read_rows
-
     rows = [
         row
         for row in read_rows(stage_folder(trial.folder, stage) / "metrics.jsonl")

@@ -25,7 +25,7 @@ from sr.ladder.records import Comparison, Outcome, StageRecord, read_records, st
 from sr.ledger import Ledger, State, Status, read_rows
 from sr.models import GENERATORS
 from sr.parts import bicubic_views, build_criterion
-from sr.train import train
+from sr.train import TrialDivergedError, train
 from sr.world import World, single_process
 from tests.conftest import tiny_trial
 from tests.real_ranks import on_ranks
@@ -248,6 +248,39 @@ def test_a_single_validation_picture_is_refused(photos: Path, tmp_path: Path) ->
         run(tmp_path / "trial", ladder_trial(photos))
 
 
+def test_a_stage_whose_validations_stand_still_has_converged(many_photos: Path, tmp_path: Path) -> None:
+    config = ladder_trial(
+        many_photos,
+        optimizer={"learning_rate": 1e-12},
+        ladder={"stages": 1, "stage_steps": 40, "least_stage_steps": 9, "convergence": {"window": 4}},
+        training={"steps": 40, "validate_every": 1},
+        evaluation={"tile_size": 32, "max_tiles_per_source": 1},
+    )
+    run(tmp_path / "trial", config)
+    (record,) = read_records(tmp_path / "trial")
+    # Two windows of validations are there after 8 steps, but fewer than 9 do not count.
+    assert (record.ended, record.steps) == (Outcome.CONVERGED, 9)
+    assert record.ended_why.startswith("over 4 validations against the 4 before")
+    assert record.decision in (Outcome.BUDGET, Outcome.UNDECIDABLE)
+
+
+def test_time_that_runs_out_is_no_convergence(many_photos: Path, tmp_path: Path) -> None:
+    config = ladder_trial(many_photos, training={"max_seconds": 0.01})
+    status = run(tmp_path / "trial", config)
+    (record,) = read_records(tmp_path / "trial")
+    assert record.ended is Outcome.BUDGET
+    assert status.met_wall_time_cap
+    assert "the wall-time cap of 0.01 s" in status.reason
+
+
+def test_a_stage_that_diverges_fails_and_says_so(many_photos: Path, tmp_path: Path) -> None:
+    config = ladder_trial(many_photos, optimizer={"learning_rate": 1e30, "warmup_steps": 0})
+    with pytest.raises(TrialDivergedError, match="stage 0 diverged: step"):
+        run(tmp_path / "trial", config)
+    (row,) = Ledger(tmp_path / "trial").rows("stage")
+    assert row["outcome"] == "diverged"
+
+
 class KilledError(Exception):
     """Stands for kill -9 at a chosen point: nothing of ours runs after it."""
 
@@ -411,6 +444,24 @@ def test_remedies_are_applied_at_the_same_steps_after_a_kill(
     rows = read_rows(undisturbed / "metrics.jsonl")
     told = [row["problem"] for row in rows if row["kind"] == "problem" and row["stage"] == 0]
     assert [text.split(": ")[-1] for text in told] == ["new weights", "a penalty", "a term"]
+
+
+def test_another_architecture_is_for_the_next_stage(
+    many_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = Finding(Failure.TOO_STRONG, 4, "spectral_norm", "planted")
+
+    def found(*_: object, **__: object) -> list[Finding]:
+        return [planted]
+
+    monkeypatch.setattr(watch, "find", found)
+    monkeypatch.setattr(climb, "find", found)
+    run(tmp_path / "trial", ladder_trial(many_photos))
+    before, after = states(tmp_path / "trial")
+    assert not any("parametrizations" in name for name in before["discriminator_ema"])
+    assert any("parametrizations" in name for name in after["discriminator_ema"])
+    # Each judged the other's pictures all the same.
+    assert len(read_records(tmp_path / "trial")[1].judged_by) == 2
 
 
 def test_an_examination_that_is_interrupted_is_done_again(
