@@ -577,3 +577,32 @@ def test_any_generator_climbs(many_photos: Path, tmp_path: Path, monkeypatch: py
     config["model"] = "newcomer"
     run(tmp_path / "trial", config)
     assert len(read_records(tmp_path / "trial")) == 2
+
+
+def _climb_with_new_weights(world: World, config: dict[str, Any], folder: Path, stop_at: int = 0) -> str:
+    """Climbs; in each stage the discriminator begins anew at step 4."""
+    planted = Finding(Failure.COLLAPSED, 4, "restart", "planted")
+
+    def found(validations: Sequence[Mapping[str, Any]], *_: object, **__: object) -> list[Finding]:
+        return [planted] if planted.step <= validations[-1]["step"] else []
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(watch, "find", found)
+        patched.setattr(climb, "find", found)
+        return climb_on_ranks(world, config, folder, stop_at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_a_ladder_on_zero_continues_exactly(many_photos: Path, tmp_path: Path, zero_stage: int) -> None:
+    config = ladder_trial(
+        many_photos,
+        engine={"type": "deepspeed", "zero_stage": zero_stage},
+        # ZeRO 3 takes no penalties on gradients.
+        ladder={"begin": "warm", "remedies": {"too_strong": "update_ratio"}},
+    )
+    undisturbed, resumed = tmp_path / "undisturbed" / "trial", tmp_path / "resumed" / "trial"
+    on_ranks(_climb_with_new_weights, 2, config, undisturbed)
+    assert on_ranks(_climb_with_new_weights, 2, config, resumed, 10) == ["pending"] * 2
+    on_ranks(_climb_with_new_weights, 2, config, resumed)
+    assert_same_ladder(undisturbed, resumed)
