@@ -47,7 +47,7 @@ def save(folder: Path, *, step: int, state: dict[str, Any], keep: int) -> Path:
         OSError: The disk is full or the folder cannot be written; what was there before is untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{step:08d}.pt"
+    path = path_of(folder, step)
     buffer = io.BytesIO()
     torch.save({"format_version": FORMAT_VERSION, "step": step, **state}, buffer)
     content = buffer.getvalue()
@@ -217,6 +217,11 @@ def latest(folder: Path, *, on_damaged: Callable[[str], None]) -> dict[str, Any]
     return None
 
 
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies, if it is there."""
+    return folder / f"step-{step:08d}.pt"
+
+
 def newest_step(folder: Path) -> int:
     """Step of the newest checkpoint, sound or not; 0 where there is none."""
     path = newest_path(folder)
@@ -230,7 +235,7 @@ def copy(source: Path, folder: Path, *, step: int) -> None:
         ValueError: It is missing or damaged.
         OSError: It cannot be written.
     """
-    path = source / f"step-{step:08d}.pt"
+    path = path_of(source, step)
     load(path)
     copied = folder / path.name
     write_atomically(copied.with_suffix(".sha256"), path.with_suffix(".sha256").read_bytes())

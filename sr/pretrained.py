@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sr import checkpoint
 from sr.config import TrialConfig
 from sr.exported import MODEL_NAME, ONNX_NAME, exported_name, read_exported
+from sr.ladder.records import folder_name
 from sr.ledger import Ledger, open_trial
 from sr.parts import build_generator
 
@@ -49,7 +50,7 @@ def load_generator(path: Path) -> Pretrained:
         weights, config = read_exported(path)
         return Pretrained(_generator(config, weights), config, exported_name(path))
     state, ledger, config = _trained(path)
-    name = f"{ledger.folder.name} at step {state['step']}"
+    name = f"{folder_name(ledger.folder)} at step {state['step']}"
     return Pretrained(_generator(config, state["ema"]), config, name, ledger, state["step"])
 
 

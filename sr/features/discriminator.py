@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sr import checkpoint
 from sr.features.network import INPUT, FeatureNetwork, Features, Weights, check_pictures
 from sr.features.weights import hash_tensors
-from sr.ladder.records import RECORD, STAGES, stage_folder
+from sr.ladder.records import RECORD, STAGES, folder_name, stage_folder
 from sr.store import default_store, find_trial
 
 Architecture = str | dict[str, Any]
@@ -88,16 +88,31 @@ def find_checkpoint(*, path: str | None, trial: str | None, stage: int | None) -
             raise ValueError(f"discriminator: there is no {folder}; {_WANTED}")
     if stage is not None:
         folder = _ended_stage(folder, stage)
+    elif (folder / STAGES).is_dir():
+        # What a ladder's own link points to may be its first stage, in the middle of its training.
+        ended = _ended(folder)
+        if not ended:
+            raise ValueError(f"discriminator {folder}: none of its stages has ended; {_WANTED}")
+        folder = stage_folder(folder, ended[-1])
     return _checkpoint_of(folder)
 
 
+def _ended(trial: Path) -> list[int]:
+    """The stages of a ladder that have ended."""
+    return [number for number in _stages(trial) if (stage_folder(trial, number) / RECORD).exists()]
+
+
+def _stages(trial: Path) -> list[int]:
+    return sorted(int(found.name) for found in trial.glob(f"{STAGES}/*") if found.name.isdecimal())
+
+
 def _ended_stage(trial: Path, stage: int) -> Path:
-    stages = sorted(int(found.name) for found in trial.glob(f"{STAGES}/*") if found.name.isdecimal())
+    stages = _stages(trial)
     if not stages:
         raise ValueError(
             f"discriminator: stage {stage} has no effect, for {trial} is not the folder of a ladder; remove it"
         )
-    ended = [number for number in stages if (stage_folder(trial, number) / RECORD).exists()]
+    ended = _ended(trial)
     if stage not in ended:
         what = "has not ended" if stage in stages else "does not exist"
         listed = ", ".join(map(str, ended)) or "none yet"
@@ -116,8 +131,7 @@ def _checkpoint_of(path: Path) -> Path:
         return file
     newest = checkpoint.newest_path(path / "checkpoints")
     if newest is None:
-        what = "none of its stages has ended" if (path / STAGES).is_dir() else "no checkpoint there"
-        raise ValueError(f"discriminator {path}: {what}; {_WANTED}")
+        raise ValueError(f"discriminator {path}: no checkpoint there; {_WANTED}")
     return newest.resolve()
 
 
@@ -165,7 +179,7 @@ def load_discriminator(path: Path) -> DiscriminatorFeatures:
             "give another checkpoint, or train the trial again"
         )
     network.load_state_dict(tensors)
-    name = f"discriminator({_name_of(folder)} at step {state['step']})"
+    name = f"discriminator({folder_name(folder)} at step {state['step']})"
     return DiscriminatorFeatures(network, weights=Weights(name, hash_tensors(tensors), str(path)))
 
 
@@ -195,12 +209,6 @@ def random_discriminator(architecture: Architecture, *, seed: int) -> Discrimina
     name = f"random_discriminator({kind}{f'({told})' if told else ''}, seed={seed})"
     weights = Weights(name, hash_tensors(network.state_dict()), f"drawn with seed {seed}")
     return DiscriminatorFeatures(network, weights=weights)
-
-
-def _name_of(folder: Path) -> str:
-    """A trial's id, for a stage with its number."""
-    is_stage = folder.parent.name == STAGES
-    return f"{folder.parent.parent.name} stage {folder.name}" if is_stage else folder.name
 
 
 def _misfit(expected: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:

@@ -12,12 +12,14 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from sr import checkpoint
 from sr.adversary import Adversary
 from sr.config import TrialConfig, parse_trial, to_plain
 from sr.configfile import ConfigError
 from sr.data import held_out, open_dataset
 from sr.ladder.detectors import find, scale_drift
 from sr.ladder.examine import decided, examine, quality_metric
+from sr.ladder.probe import patch_side
 from sr.ladder.records import Outcome, StageRecord, read_records, stage_folder, write_record
 from sr.ladder.remedies import applied, problems
 from sr.ladder.stages import (
@@ -25,6 +27,7 @@ from sr.ladder.stages import (
     calibrated,
     final_state,
     later_term,
+    seconds_of,
     stage_config,
     stage_steps,
     stand_for,
@@ -85,9 +88,12 @@ class _Climb:
         Raises:
             ValueError: It cannot work, or nothing at all can be compared.
         """
-        if faults := problems(self._config, self._ladder):
+        clips = held_out(open_dataset(self._config), self._config).val
+        probe = self._ladder.probe
+        probe = probe.model_copy(update={"patch_size": patch_side(clips, probe.patch_size)})
+        if faults := problems(self._config, self._ladder.model_copy(update={"probe": probe})):
             raise ConfigError(faults)
-        pictures = {clip.sample.source for clip in held_out(open_dataset(self._config), self._config).val}
+        pictures = {clip.sample.source for clip in clips}
         if len(pictures) < _FEWEST_PICTURES:
             raise ValueError(
                 f"ladder: the data set has {len(pictures)} validation picture, and networks are read on pictures that their "
@@ -113,7 +119,7 @@ class _Climb:
         own = self._open_stage(stage)
         status = self._world.gather(own.status() if self._world.is_first else None)[0]
         assert status is not None, "the first rank has made it"
-        if status.state is State.FINISHED:
+        if status.state is State.FINISHED and self._is_sound(own, status.step):
             # An earlier attempt trained it, and ended before it was examined.
             return status
         config = self._config_of(own, stage)
@@ -195,9 +201,17 @@ class _Climb:
         return self._stands(State.FINISHED, reason)
 
     def _stands(self, state: State, reason: str) -> Status:
-        """The trial's status, written and equal on all ranks; of steps and time it says what the last stage said."""
-        status = self._ledger.status()
-        status = dataclasses.replace(status, state=state, reason=reason, attempt=self._ledger.attempt)
+        """The trial's status, written and equal on all ranks; of the stream it says what the last stage said."""
+        spent, cap = seconds_of(self._records), self._config.training.max_seconds
+        before = self._ledger.status()
+        status = dataclasses.replace(
+            before,
+            state=state,
+            reason=reason,
+            attempt=self._ledger.attempt,
+            seconds=max(before.seconds, spent),
+            met_wall_time_cap=before.met_wall_time_cap or (cap is not None and spent >= cap),
+        )
         self._ledger.set_status(status)
         return self._world.gather(status)[0]
 
@@ -219,6 +233,15 @@ class _Climb:
             stand_for(self._ledger.folder, 0)
         self._world.gather(own.begin_attempt())
         return own
+
+    def _is_sound(self, own: Ledger, step: int) -> bool:
+        """Whether the checkpoint that a stage ended with can be read; if not, it goes on from the one before."""
+        try:
+            checkpoint.load(checkpoint.path_of(own.checkpoints, step))
+            is_sound = True
+        except ValueError:
+            is_sound = False
+        return self._world.gather(is_sound)[0]
 
     def _next_config(self, stage: int) -> TrialConfig:
         """What the stage minimises: stage 0 the trial's loss, a later one looks through the discriminator before it."""
@@ -284,10 +307,9 @@ class _Climb:
     def _spent(self, records: Sequence[StageRecord]) -> str:
         """What has run out after these stages, in words; empty while there is enough for another."""
         training = self._config.training
-        seconds = sum(record.seconds + record.judging_seconds for record in records)
         if len(records) == self._ladder.stages:
             return f"all {len(records)} stages" if len(records) > 1 else "its only stage"
-        if training.max_seconds is not None and seconds >= training.max_seconds:
+        if training.max_seconds is not None and seconds_of(records) >= training.max_seconds:
             return f"the wall-time cap of {training.max_seconds:g} s"
         if not stage_steps(self._config, self._ladder, records):
             return f"the budget of {training.steps} steps"
@@ -304,7 +326,8 @@ class _Climb:
         log.warning(problem)
         if self._world.is_first:
             self._warn(problem)
-            ledger.append({"kind": "problem", "step": step, "problem": problem}, sync=True)
+            row = {"kind": "problem", "step": step, "problem": problem, "is_finding": True}
+            ledger.append(row, sync=True)
 
     def _at(self, where: str, *, may_stop: bool = False) -> None:
         self._world.at(where)

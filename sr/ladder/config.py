@@ -79,7 +79,7 @@ class LadderConfig(Section):
     stages: int = Field(default=5, ge=1)
     """At most."""
     stage_steps: int | None = Field(default=None, ge=1)
-    """Most steps of a stage, over which the learning rate's schedule runs; null: the budget divided by `stages`."""
+    """Most steps of a stage, over which the learning rate's schedule runs; null: the budget divided by `stages`, rounded up."""
     least_stage_steps: int = Field(default=1, ge=1)
     """A stage does not count as converged before; where the budget leaves fewer, no stage begins."""
     next_loss: Literal["discriminator", "same", "random"] = "discriminator"
@@ -99,6 +99,10 @@ class LadderConfig(Section):
     stop: StopRule = StopRule()
     probe: Probe = Probe()
     remedies: Remedies = Remedies()
+
+    def most_steps(self, budget: int) -> int:
+        """Of a stage; stages that all take so many use up the budget, the last one what is left."""
+        return self.stage_steps or -(-budget // self.stages)
 
     @model_validator(mode="after")
     def _fits(self) -> LadderConfig:

@@ -48,6 +48,7 @@ from sr.world import World
 At = Callable[[str], None]
 """Told where the work is. It is called equally often on all ranks, so that it may decide something with them."""
 
+_FRESH_BATCH = 16
 _FRESH_SEED = 15_485_863
 """Between the seeds of a stage's discriminator and data and those of a fresh one."""
 
@@ -105,13 +106,13 @@ def examine(
     """
     started = perf_counter()
     stage = len(before)
-    path = stage_folder(trial.folder, stage) / "checkpoints" / f"step-{status.step:08d}.pt"
-    own_state = checkpoint.load(path)
+    folder = stage_folder(trial.folder, stage) / "checkpoints"
+    own_state = checkpoint.load(checkpoint.path_of(folder, status.step))
     states = [*(final_state(trial.folder, record) for record in before), own_state]
     judges = _judges(config, ladder, trial, states, world)
     generators = [_generator(config, state, world) for state in states]
     quality = quality_metric(config, ladder)
-    observed = _observe(config, ladder.probe, judges, generators, quality, world, at)
+    observed = _observe(config, ladder.probe, judges, generators, quality, world, trial, at)
     a, draws, sources = observed.arrays, ladder.probe.draws, observed.sources
     has_perceptual = bool(judges.perceptual)
     reading = read(
@@ -138,7 +139,7 @@ def examine(
         generator=_network("generator", stage, own_state["ema"]),
         discriminator=_network("discriminator", stage, own_state["discriminator_ema"]),
         perceptual=tuple(_looked_through(judges.perceptual)),
-        calibration=_given_calibration(config),
+        calibration=_given_calibration(config) if stage else None,
         reading=reading,
         own_judgement=auc_interval(a[f"D{stage} hr"], a[f"D{stage} sr"], sources, draws=draws),
         fresh=fresh,
@@ -150,7 +151,7 @@ def examine(
         gain=_gain(quality, observed, before[-1], draws) if before else None,
         judged_by=tuple(auc(a[f"D{i} hr"], a[f"D{i} sr"]) for i in range(stage + 1)),
         on_generators=tuple(auc(a[f"D{stage} hr"], a[f"G{j}"]) for j in range(stage + 1)),
-        findings=tuple(row["problem"] for row in _problems(trial, stage)),
+        findings=_findings(trial, stage),
         decision=None,
         decision_why="",
         is_last=False,
@@ -169,8 +170,13 @@ def fresh_discriminator(
     """A discriminator trained from new weights on a finished generator; every rank trains the same one."""
     assert config.adversarial is not None, "a ladder has an opponent"
     alone = World(rank=0, world_size=1, device=world.device)
+    # Each rank has the whole batch, so that must not grow with their number.
+    size = min(_FRESH_BATCH, config.training.global_batch_size)
+    training = config.training.model_copy(update={"global_batch_size": size})
     data = config.data.model_copy(update={"seed": config.data.seed + _FRESH_SEED})
-    stream = open_stream(config.model_copy(update={"data": data}), open_dataset(config), alone, ledger)
+    stream = open_stream(
+        config.model_copy(update={"data": data, "training": training}), open_dataset(config), alone, ledger
+    )
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         while True:
@@ -178,7 +184,7 @@ def fresh_discriminator(
             yield judged_frames(hr, config.model), lr
 
     try:
-        return train_fresh(
+        network = train_fresh(
             config.adversarial,
             generator,
             batches(),
@@ -189,6 +195,10 @@ def fresh_discriminator(
         )
     finally:
         stream.close()
+    # On a device that does not repeat itself to the bit the copies differ by now.
+    state = {name: value.cpu() for name, value in network.state_dict().items()} if world.is_first else {}
+    network.load_state_dict(world.gather(state)[0])
+    return network
 
 
 def _judges(
@@ -227,6 +237,7 @@ def _observe(
     generators: Sequence[nn.Module],
     quality: str,
     world: World,
+    trial: Ledger,
     at: At,
 ) -> Observed:
     """Each rank looks at its share of the clips; all get to know what all have seen."""
@@ -239,6 +250,10 @@ def _observe(
         at(f"examining stage {number}")
         is_own = number == len(generators) - 1
         for item in upscale_clips(generator, dataset, own_clips, config, device=world.device):
+            # Not collective: ranks have different numbers of clips.
+            where = f"examining {item.clip.clip_id}"
+            world.at(where)
+            trial.beat(where)
             found = seen[item.clip.clip_id]
             sr, hr = cut(item.sr, item.hr, size=side, most=probe.patches_per_clip)
             found[f"G{number}"] = own_scores(judges.discriminators[-1], sr)
@@ -307,16 +322,13 @@ def _looked_through(terms: Sequence[FeatureLoss]) -> Iterator[Network]:
 
 
 def _given_calibration(config: TrialConfig) -> float | None:
-    return next((term.calibration for term in config.loss.terms if term.calibration is not None), None)
+    return next((term.calibration for term in config.loss.terms if term.type == "perceptual"), None)
 
 
-def _problems(trial: Ledger, stage: int) -> list[dict[str, Any]]:
-    rows = [
-        row
-        for row in read_rows(stage_folder(trial.folder, stage) / "metrics.jsonl")
-        if row["kind"] == "problem"
-    ]
-    return list({row["problem"]: row for row in rows}.values())
+def _findings(trial: Ledger, stage: int) -> tuple[str, ...]:
+    """What the detectors have told; told again after an interruption, it counts once."""
+    rows = read_rows(stage_folder(trial.folder, stage) / "metrics.jsonl")
+    return tuple(dict.fromkeys(row["problem"] for row in rows if row.get("is_finding")))
 
 
 def decided(

@@ -136,6 +136,12 @@ def stage_folder(trial: Path, stage: int) -> Path:
     return trial / STAGES / str(stage)
 
 
+def folder_name(folder: Path) -> str:
+    """For people: a trial's id, for a stage with its number."""
+    is_stage = folder.parent.name == STAGES
+    return f"{folder.parent.parent.name} stage {folder.name}" if is_stage else folder.name
+
+
 def write_record(trial: Path, record: StageRecord) -> None:
     """Writes stage.json of a stage: from now on it is done."""
     text = json.dumps(asdict(record), indent=1, ensure_ascii=False)

@@ -13,6 +13,7 @@ from sr.config import AdversarialConfig, LossConfig, Term, TrialConfig
 from sr.configfile import unknown
 from sr.ladder.config import LadderConfig, Remedies
 from sr.ladder.detectors import R1_GAMMA, Finding
+from sr.ladder.stages import perceptual_terms
 from sr.models.discriminators import DISCRIMINATORS
 from sr.section import Component
 
@@ -73,7 +74,28 @@ def problems(config: TrialConfig, ladder: LadderConfig) -> list[str]:
             "ladder: the loss has no adversarial term, so there is no discriminator to become the next stage's perceptual "
             "loss; add one, e.g. loss: ... + 0.01*gan_ragan"
         ]
-    return [*_of_remedies(config, opponent, ladder), *_of_discriminator(config, opponent, ladder)]
+    return [
+        *_of_stages(config, opponent, ladder),
+        *_of_remedies(config, opponent, ladder),
+        *_of_discriminator(config, opponent, ladder),
+    ]
+
+
+def _of_stages(config: TrialConfig, opponent: AdversarialConfig, ladder: LadderConfig) -> list[str]:
+    found: list[str] = []
+    steps = ladder.most_steps(config.training.steps)
+    if opponent.start_step >= steps:
+        found.append(
+            f"adversarial.start_step: {opponent.start_step}, but a stage has {steps} steps, so its discriminator would never "
+            "learn; lower it, or raise ladder.stage_steps"
+        )
+    weights = [term.weight for term in perceptual_terms(config.loss.terms)]
+    if weights and sum(weights) <= 0:
+        found.append(
+            f"loss.terms: the weights of the perceptual terms add up to {sum(weights):g}, and the ladder's later terms are to "
+            "be worth as much; give them weight, or remove them"
+        )
+    return found
 
 
 def _of_remedies(config: TrialConfig, opponent: AdversarialConfig, ladder: LadderConfig) -> list[str]:
@@ -88,6 +110,11 @@ def _of_remedies(config: TrialConfig, opponent: AdversarialConfig, ladder: Ladde
         found.append(
             f"ladder.remedies.too_strong: 'spectral_norm' has no effect, for {discriminator.type} has no parameter 'norm'; "
             "use r1 or update_ratio"
+        )
+    if remedy == "spectral_norm" and ladder.begin == "warm":
+        found.append(
+            "ladder.remedies.too_strong: 'spectral_norm' changes the architecture, and ladder.begin: 'warm' goes on with the "
+            "old weights; use r1 or update_ratio, or begin: scratch"
         )
     elif remedy == "spectral_norm" and discriminator.parameters.get("norm") == "spectral":
         found.append(

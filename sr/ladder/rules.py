@@ -57,7 +57,7 @@ def decide(records: Sequence[StageRecord], stop: StopRule, probe: Probe) -> tupl
     for_so_long = f"for {_stages(stop.stages_running)}"
     if _all(running, stop, lambda record: record.comparison == Comparison.EQUALLY_GOOD):
         text = f"equally good: {told(newest.reading)} within {stop.margin:g} {for_so_long}"
-        return Outcome.EQUALLY_GOOD, text + _unconverged(running)
+        return Outcome.EQUALLY_GOOD, text + _seen_by_others(newest, stop) + _unconverged(running)
     if _is_nothing_left(newest, stop, probe):
         return Outcome.NOTHING_LEFT, _told_nothing_left(newest, stop) + _unconverged([newest])
     if _all(running, stop, lambda record: _is_without_gain(record, probe)):
@@ -188,6 +188,18 @@ def _told_nothing_left(record: StageRecord, stop: StopRule) -> str:
     )
 
 
+def _seen_by_others(record: StageRecord, stop: StopRule) -> str:
+    """That others see more than both networks: they are equal, not good."""
+    own = max(one.value for one in (record.reading.discriminator, record.reading.perceptual) if one)
+    others = {"a fresh discriminator": record.fresh, "a reader of texture statistics": record.texture}
+    more = [
+        f"{name} {_shown(interval)}"
+        for name, interval in others.items()
+        if interval is not None and interval.low > own + stop.margin
+    ]
+    return f"; but not good: {', '.join(more)}" if more else ""
+
+
 def _is_without_gain(record: StageRecord, probe: Probe) -> bool:
     return (
         record.gain is not None and record.reading.num_sources >= probe.least_sources and record.gain.low <= 0
@@ -208,6 +220,10 @@ def _why_to_go_on(records: Sequence[StageRecord], stop: StopRule, probe: Probe) 
     if standing == Comparison.UNDECIDABLE:
         # Where the difference is neither clearly nil nor clear, the error may be small enough for a nil one.
         needed = max(sources_needed(reading, stop, probe), reading.num_sources + 1)
+        difference = reading.difference
+        if difference is not None and (difference.low > 0 or difference.high < 0):
+            # Clear enough but for their number.
+            needed = probe.least_sources
         return (
             f"undecidable within {stop.margin:g} with {reading.num_sources} validation pictures, "
             f"about {needed} would be needed: {told(reading)}"

@@ -23,6 +23,11 @@ from sr.parts import bicubic_views, build_criterion
 from sr.world import World
 
 
+def seconds_of(records: Sequence[StageRecord]) -> float:
+    """Of training and examining."""
+    return sum(record.seconds + record.judging_seconds for record in records)
+
+
 class StageLedger(Ledger):
     """A stage's own folder; all it hears is passed on to the trial's ledger, where steps run on through all stages.
 
@@ -37,7 +42,7 @@ class StageLedger(Ledger):
         self._trial = trial
         self._stage = stage
         self._steps = sum(record.steps for record in before)
-        self._seconds = sum(record.seconds + record.judging_seconds for record in before)
+        self._seconds = seconds_of(before)
 
     def append(self, row: Mapping[str, Any], *, sync: bool = False) -> None:
         """Appends the row here and, first, to the trial's: what a kill in between cuts off is then done again."""
@@ -77,7 +82,7 @@ def perceptual_terms(loss: Sequence[Term]) -> list[Term]:
 def stage_steps(config: TrialConfig, ladder: LadderConfig, before: Sequence[StageRecord]) -> int:
     """Most steps of the next stage; 0 where the budget leaves too few for one."""
     left = config.training.steps - sum(record.steps for record in before)
-    most = min(left, ladder.stage_steps or max(1, config.training.steps // ladder.stages))
+    most = min(left, ladder.most_steps(config.training.steps))
     return most if most >= ladder.least_stage_steps and most > 0 else 0
 
 
@@ -98,7 +103,7 @@ def stage_config(
     """
     plain = to_plain(config)
     cap = config.training.max_seconds
-    spent = sum(record.seconds + record.judging_seconds for record in before)
+    spent = seconds_of(before)
     plain |= {"ladder": None, "name": f"{config.name} stage {len(before)}".strip()}
     plain["training"]["steps"] = stage_steps(config, ladder, before)
     plain["training"]["max_seconds"] = None if cap is None else max(1.0, cap - spent)

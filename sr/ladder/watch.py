@@ -142,8 +142,11 @@ class StageWatch:
         for finding in findings:
             self._done.add(finding.failure)
             is_new = finding.step == step
+            is_in_force = finding.remedy in ("r1", "consistency") and parts.config == applied(
+                parts.config, [finding], self._ladder.remedies
+            )
             if is_new:
-                self._tell(finding.message)
+                self._tell(finding.message + " (as it has been before)" * is_in_force)
             if finding.remedy == "restart":
                 # At a later step the weights in the checkpoint are the new ones already.
                 if is_new:

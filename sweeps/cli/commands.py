@@ -58,7 +58,15 @@ def train(
     max_failures: int,
 ) -> int:
     """Trains one trial."""
-    config = _bound(parse_trial(apply_overrides(read_yaml(file), overrides)))
+    plain = apply_overrides(read_yaml(file), overrides)
+    config = _bound(parse_trial(plain))
+    if plain.get("ladder") is not None and config.ladder is None:
+        raise ConfigError(
+            [
+                "ladder: has no effect, for the loss has no adversarial term and so no discriminator that could climb; add one, "
+                "e.g. loss: ... + 0.01*gan_ragan, or remove the ladder"
+            ]
+        )
     place = place_from_environment()
     if place is not None:
         if detach:

@@ -208,6 +208,8 @@ def test_a_discriminator_that_is_no_better_than_the_perceptual_network_ends_the_
     assert records[-1].decision is Outcome.EQUALLY_GOOD
     assert len(records) == 3, "two stages running, the first with another perceptual network"
     assert status.reason.startswith("equally good after 3 stages")
+    # Equal, and told that others see more.
+    assert "but not good: a reader of texture statistics" in status.reason
 
 
 def test_a_better_discriminator_goes_on(many_photos: Path, tmp_path: Path) -> None:
@@ -271,6 +273,7 @@ def test_time_that_runs_out_is_no_convergence(many_photos: Path, tmp_path: Path)
     assert record.ended is Outcome.BUDGET
     assert status.met_wall_time_cap
     assert "the wall-time cap of 0.01 s" in status.reason
+    assert status.seconds == pytest.approx(record.seconds + record.judging_seconds)
 
 
 def test_a_stage_that_diverges_fails_and_says_so(many_photos: Path, tmp_path: Path) -> None:
@@ -478,6 +481,21 @@ def test_an_examination_that_is_interrupted_is_done_again(
     assert status.state is State.PENDING
     assert status.reason == "interrupted by SIGTERM while stage 1 was examined"
     assert len(read_records(tmp_path / "trial")) == 1
+    run(tmp_path / "trial", config)
+    assert_same_ladder(folder, tmp_path / "trial")
+
+
+def test_a_damaged_last_checkpoint_of_a_stage_that_was_not_examined_is_made_again(
+    climbed: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config = climbed
+    with monkeypatch.context() as patched:
+        _dies_before("examine", 1)(patched)
+        with pytest.raises(KilledError):
+            run(tmp_path / "trial", config)
+    checkpoints = stage_folder(tmp_path / "trial", 0) / "checkpoints"
+    assert Ledger(checkpoints.parent).status().state is State.FINISHED
+    (checkpoints / "step-00000008.pt").write_bytes(b"cut off")
     run(tmp_path / "trial", config)
     assert_same_ladder(folder, tmp_path / "trial")
 

@@ -214,6 +214,7 @@ def test_digits_that_change_after_listing_are_noticed(tmp_path: Path) -> None:
 
 
 def test_the_digits_inside_scikit_learn_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "sklearn", raising=False)
     data = tmp_path / "sklearn" / "datasets" / "data"
     data.mkdir(parents=True)
     small = np.random.default_rng(0).integers(0, 17, (6, 8, 8))

@@ -390,6 +390,28 @@ def test_settings_that_cannot_work_are_told(
     assert "\n" not in line
 
 
+def test_a_stage_must_be_longer_than_its_pixel_phase(trial: dict[str, Any]) -> None:
+    trial["training"] = {"steps": 90}
+    trial["adversarial"]["start_step"] = 30
+    (line,) = found_problems(trial, stages=3)
+    assert "start_step: 30, but a stage has 30 steps" in line
+    assert found_problems(trial, stages=2) == []
+
+
+def test_perceptual_terms_without_weight_are_told(trial: dict[str, Any]) -> None:
+    none = "l1 + 0*perceptual(network=random_discriminator) + 0.01*gan_ragan"
+    (line,) = found_problems({**trial, "loss": none})
+    assert "add up to 0" in line
+
+
+def test_an_architecture_cannot_change_under_weights_that_go_on(trial: dict[str, Any]) -> None:
+    trial["adversarial"]["discriminator"] = {"type": "patch_d", "channels": 8, "norm": "none"}
+    spectral = Remedies(too_strong="spectral_norm")
+    (line,) = found_problems(trial, begin="warm", remedies=spectral)
+    assert "begin: scratch" in line
+    assert found_problems(trial, remedies=spectral) == []
+
+
 def test_a_ladder_needs_a_game_and_no_penalty_on_spread_weights(trial: dict[str, Any]) -> None:
     (line,) = found_problems({**trial, "loss": "l1"})
     assert "no adversarial term" in line

@@ -143,7 +143,9 @@ def test_a_stage_by_path_or_by_the_trials_id(
     assert load_network("discriminator", path=str(file.with_name(checkpoint.BEST))) is newest
     assert "stage 1 has no effect" in _refusal(path=str(file), stage=1)
     assert "both name a trial" in _refusal(path=str(ladder), trial="ab")
-    (ladder / "checkpoints").unlink()
+    # Not even where the trial's link points to one that is being trained.
+    for stage in range(2):
+        (stage_folder(ladder, stage) / RECORD).unlink()
     assert "none of its stages has ended" in _refusal(path=str(ladder))
 
 
