@@ -406,7 +406,7 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("dies_at", [4, 8])
+@pytest.mark.parametrize("dies_at", [8, pytest.param(4, marks=pytest.mark.slow)])
 def test_remedies_are_applied_at_the_same_steps_after_a_kill(
     many_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
 ) -> None:
