@@ -436,7 +436,7 @@ def problems(run: Run) -> list[str]:
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGUSR1, signal.SIGTERM)],
     ids=lambda number: number.name,
 )
 def test_a_request_to_stop_a_sweep(
