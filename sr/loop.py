@@ -14,6 +14,7 @@ from sr import checkpoint
 from sr.config import TrialConfig
 from sr.evaluate import ClipPictures, as_validation, evaluate
 from sr.ledger import Ledger, State, Status
+from sr.metrics import METRICS
 from sr.parts import Parts, Progress, build_parts
 from sr.step import train_step
 from sr.world import World
@@ -403,12 +404,5 @@ def all_steps(config: TrialConfig) -> str:
 
 def best_step(rows: list[dict[str, Any]], name: str) -> int:
     """The step of the validation that is best on a metric; the earliest of equals. 0 where there is none."""
-    from sr.metrics import METRICS
-
-    metric = METRICS[name]
-
-    def badness(row: dict[str, Any]) -> float:
-        value = row[f"val/{name}"]
-        return abs(value) if metric.zero_is_best else -value if metric.higher_is_better else value
-
-    return min(rows, key=lambda row: (badness(row), row["step"]))["step"] if rows else 0
+    goodness = METRICS[name].goodness
+    return min(rows, key=lambda row: (-goodness(row[f"val/{name}"]), row["step"]))["step"] if rows else 0

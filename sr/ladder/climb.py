@@ -21,7 +21,7 @@ from sr.ladder.detectors import find, scale_drift
 from sr.ladder.examine import decided, examine, quality_metric
 from sr.ladder.probe import patch_side
 from sr.ladder.records import Outcome, StageRecord, read_records, stage_folder, write_record
-from sr.ladder.remedies import applied, problems
+from sr.ladder.remedies import CONSISTENCY, applied, problems
 from sr.ladder.stages import (
     StageLedger,
     calibrated,
@@ -31,6 +31,7 @@ from sr.ladder.stages import (
     stage_config,
     stage_steps,
     stand_for,
+    steps_of,
 )
 from sr.ladder.watch import StageWatch
 from sr.ledger import Ledger, Onlooker, State, Status
@@ -41,7 +42,6 @@ from sr.world import World
 
 log = logging.getLogger(__name__)
 
-_CONSISTENCY = "lr_consistency"
 _FEWEST_PICTURES = 2
 
 
@@ -267,8 +267,8 @@ class _Climb:
         rows = (before.rows("validation"), before.rows("train"))
         found = self._world.gather(find(*rows, self._ladder.remedies, quality=quality))[0]
         config = applied(config, found, self._ladder.remedies)
-        own = [term for term in self._config.loss.terms if term.type != _CONSISTENCY]
-        kept = [term for term in config.loss.terms if term.type == _CONSISTENCY]
+        own = [term for term in self._config.loss.terms if term.type != CONSISTENCY]
+        kept = [term for term in config.loss.terms if term.type == CONSISTENCY]
         loss = self._config.loss.model_copy(update={"terms": (*own, *kept)})
         return self._config.model_copy(update={"loss": loss, "adversarial": config.adversarial})
 
@@ -302,7 +302,7 @@ class _Climb:
     @property
     def _steps(self) -> int:
         """Of the stages that are done."""
-        return sum(record.steps for record in self._records)
+        return steps_of(self._records)
 
     def _spent(self, records: Sequence[StageRecord]) -> str:
         """What has run out after these stages, in words; empty while there is enough for another."""

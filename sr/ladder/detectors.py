@@ -267,7 +267,5 @@ def _median(rows: Sequence[Row], key: str) -> float:
 def _is_worse(before: Sequence[Row], last: Sequence[Row], name: str) -> bool:
     """Whether the median of a metric got worse; false where it is not known."""
     was, now = _median(before, f"val/{name}"), _median(last, f"val/{name}")
-    metric = METRICS[name]
-    if metric.zero_is_best:
-        return abs(now) > abs(was)
-    return now < was if metric.higher_is_better else now > was
+    goodness = METRICS[name].goodness
+    return goodness(now) < goodness(was)

@@ -40,7 +40,7 @@ from sr.ladder.stages import final_state
 from sr.ledger import Ledger, Status, read_rows
 from sr.loop import all_steps
 from sr.losses.term import FeatureLoss
-from sr.metrics import measure
+from sr.metrics import METRICS, measure
 from sr.metrics.perception_distortion import features as texture
 from sr.parts import build_criterion, build_generator, pictures_of
 from sr.world import World
@@ -301,8 +301,9 @@ def _together(clips: Sequence[Clip], seen: Sequence[Mapping[str, Any]]) -> Obser
 
 def _gain(quality: str, observed: Observed, before: StageRecord, draws: int) -> Interval:
     """Quality minus that of the stage before on the same clips, above 0 where it is better."""
+    goodness = METRICS[quality].goodness
     differences = {
-        clip: rules.goodness(quality, value) - rules.goodness(quality, before.quality_by_clip[clip])
+        clip: goodness(value) - goodness(before.quality_by_clip[clip])
         for clip, value in observed.quality.items()
         if clip in before.quality_by_clip
     }

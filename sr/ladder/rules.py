@@ -97,7 +97,9 @@ def converged(rows: Sequence[Mapping[str, Any]], rule: Convergence, *, quality: 
     looks: dict[str, list[float]] = {}
     if any(row.get("val/perceptual") is not None for row in rows):
         looks["perceptual loss"] = [-value for value in _column(rows, "val/perceptual")]
-    looks[METRICS[quality].label] = [goodness(quality, value) for value in _column(rows, f"val/{quality}")]
+    looks[METRICS[quality].label] = [
+        METRICS[quality].goodness(value) for value in _column(rows, f"val/{quality}")
+    ]
     spread = float(np.std(_column(rows, "val/auc_discriminator")[rule.window :], ddof=1))
     if not spread < rule.auc_spread:
         return ""
@@ -112,14 +114,6 @@ def converged(rows: Sequence[Mapping[str, Any]], rule: Convergence, *, quality: 
         f"over {rule.window} validations against the {rule.window} before: {', '.join(texts)}; "
         f"the discriminator's AUC varies by {spread:.3f}"
     )
-
-
-def goodness(quality: str, value: float) -> float:
-    """A metric's value, turned so that higher is better."""
-    metric = METRICS[quality]
-    if metric.zero_is_best:
-        return -abs(value)
-    return value if metric.higher_is_better else -value
 
 
 def sources_needed(reading: Reading, stop: StopRule, probe: Probe) -> int:

@@ -23,6 +23,11 @@ from sr.parts import bicubic_views, build_criterion
 from sr.world import World
 
 
+def steps_of(records: Sequence[StageRecord]) -> int:
+    """Of all these stages."""
+    return sum(record.steps for record in records)
+
+
 def seconds_of(records: Sequence[StageRecord]) -> float:
     """Of training and examining."""
     return sum(record.seconds + record.judging_seconds for record in records)
@@ -41,7 +46,7 @@ class StageLedger(Ledger):
         super().__init__(stage_folder(trial.folder, stage))
         self._trial = trial
         self._stage = stage
-        self._steps = sum(record.steps for record in before)
+        self._steps = steps_of(before)
         self._seconds = seconds_of(before)
 
     def append(self, row: Mapping[str, Any], *, sync: bool = False) -> None:
@@ -81,7 +86,7 @@ def perceptual_terms(loss: Sequence[Term]) -> list[Term]:
 
 def stage_steps(config: TrialConfig, ladder: LadderConfig, before: Sequence[StageRecord]) -> int:
     """Most steps of the next stage; 0 where the budget leaves too few for one."""
-    left = config.training.steps - sum(record.steps for record in before)
+    left = config.training.steps - steps_of(before)
     most = min(left, ladder.most_steps(config.training.steps))
     return most if most >= ladder.least_stage_steps and most > 0 else 0
 

@@ -121,10 +121,9 @@ class StageWatch:
         """Why the stage ends here, or empty; what the detectors find is told, and its remedy applied."""
         parts, ladder = self._parts, self._ladder
         step = parts.progress.step
-        validations = self._rows("validation")
         found: list[Finding] = []
         ended = ""
-        if parts.world.is_first and validations:
+        if parts.world.is_first and (validations := self._rows("validation")):
             found = find(validations, self._rows("train"), ladder.remedies, quality=self._quality)
             is_late = step >= ladder.least_stage_steps and validations[-1]["step"] == step
             if is_late:

@@ -77,3 +77,9 @@ class Metric:
     """Whether 10 ** (-value / 10) is proportional to a mean squared error; then values are capped at 100 dB."""
     extra: str | None = None
     """Optional dependency group of the package that it needs."""
+
+    def goodness(self, value: float) -> float:
+        """A value of it, turned so that higher is better."""
+        if self.zero_is_best:
+            return -abs(value)
+        return value if self.higher_is_better else -value

@@ -10,7 +10,8 @@ from scipy import stats
 
 from sr.ladder.config import Convergence, Probe, StopRule
 from sr.ladder.records import Comparison, Interval, Network, Outcome, Reading, StageRecord
-from sr.ladder.rules import compare, converged, decide, goodness, out_of_budget, sources_needed, told
+from sr.ladder.rules import compare, converged, decide, out_of_budget, sources_needed, told
+from sr.metrics import METRICS
 
 STOP, PROBE = StopRule(), Probe()
 
@@ -347,7 +348,7 @@ def test_each_metric_gets_better_in_its_own_direction(
     values = [before] * 5 + [now] * 5
     given = [{"step": i, f"val/{quality}": v, "val/auc_discriminator": 0.8} for i, v in enumerate(values)]
     assert bool(converged(given, RULE, quality=quality)) is is_converged
-    assert (goodness(quality, now) > goodness(quality, before)) is not is_converged
+    assert (METRICS[quality].goodness(now) > METRICS[quality].goodness(before)) is not is_converged
 
 
 def test_the_discriminator_must_have_settled() -> None:
