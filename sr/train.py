@@ -62,6 +62,7 @@ def _writing(ledger: Ledger, world: World) -> Iterator[Ledger]:
         onlooker.attempt = world.gather(0)[0]
         yield onlooker
         return
-    with exclusive(ledger.folder, timeout_s=60, what="this trial is being trained"):
+    # What a lost machine has left of it may go on for a minute.
+    with exclusive(ledger.folder, timeout_s=120, what="this trial is being trained"):
         world.gather(ledger.begin_attempt())
         yield ledger
