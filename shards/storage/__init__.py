@@ -1,5 +1,6 @@
 """Where the files of a data set are: a local folder, or a place on the network."""
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -50,14 +51,15 @@ def open_storage(root: str | Path) -> Storage:
 
     Args:
         root: A path, file://, http(s)://, s3://, or a URL that another package of fsspec understands (gs://, ...).
-            What is read over the network is kept in a cache on this machine, see `shards.storage.cache`.
+            What is read over the network is kept in a cache on this machine, see `shards.storage.cache`; what is read
+            of folders that machines share can be, see `shards.storage.node`.
 
     Raises:
         ValueError: It is a URL that cannot be read from, a package for it is missing, or settings in the environment
             do not fit.
     """
     if isinstance(root, Path):
-        return LocalStorage(root)
+        return _open_folder(root)
     if root.lower().startswith("pipe:") or ("::" in root and "://" in root):
         raise ValueError(
             f"{root.partition(':')[0]}:...: commands and chained URLs are never run; give a folder, or a URL such as "
@@ -65,13 +67,21 @@ def open_storage(root: str | Path) -> Storage:
         )
     match = _URL.match(root)
     if match is None:
-        return LocalStorage(Path(root))
+        return _open_folder(Path(root))
     scheme = match[1].lower()
     if scheme == "file":
-        return LocalStorage(_path_of(root))
+        return _open_folder(_path_of(root))
     from shards.storage.cache import CachedStorage, CacheSettings  # not needed for local data
 
     return CachedStorage(_open_remote(scheme, root), CacheSettings.from_environment())
+
+
+def _open_folder(root: Path) -> LocalStorage:
+    if not os.environ.get("SRLOSS_NODE_CACHE"):
+        return LocalStorage(root)
+    from shards.storage.node import open_folder  # not needed otherwise
+
+    return open_folder(root)
 
 
 def _open_remote(scheme: str, root: str) -> "Remote":

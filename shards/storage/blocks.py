@@ -34,8 +34,9 @@ class BlockFolder:
     count would pass the limit.
     """
 
-    def __init__(self, folder: Path, cap_bytes: int) -> None:
-        """Creates the folder with the first block."""
+    def __init__(self, folder: Path, cap_bytes: int, *, named_by: str = "SRLOSS_CACHE") -> None:
+        """Creates the folder with the first block; `named_by` is the variable that names it, for messages."""
+        self._named_by = named_by
         self._folder = folder
         self._cap = cap_bytes
         self.broken = False
@@ -94,9 +95,10 @@ class BlockFolder:
             self.broken = True
             _logger.warning(
                 "%s: nothing more is kept in the cache (%s); reading goes on without. Make room or choose another folder "
-                "with SRLOSS_CACHE",
+                "with %s",
                 self._folder,
                 error.strerror or error,
+                self._named_by,
             )
 
     def _reserve(self, size: int) -> bool:

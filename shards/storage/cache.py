@@ -39,6 +39,8 @@ class CacheSettings:
     """None: there is none."""
     cap_bytes: int = DEFAULT_CAP_BYTES
     block_bytes: int = BLOCK_BYTES
+    named_by: str = "SRLOSS_CACHE"
+    """The variable of the environment that names the folder, for messages."""
 
     @classmethod
     def from_environment(cls) -> "CacheSettings":
@@ -47,11 +49,21 @@ class CacheSettings:
         Raises:
             ValueError: The number of bytes is none.
         """
-        text = os.environ.get("SRLOSS_CACHE_BYTES", "").strip()
-        cap = parse_bytes(text, where="SRLOSS_CACHE_BYTES") if text else DEFAULT_CAP_BYTES
+        cap = cap_from_environment()
+        cap = DEFAULT_CAP_BYTES if cap is None else cap
         named = os.environ.get("SRLOSS_CACHE", "").strip()
         folder = Path(named or "~/.cache/srloss/shards").expanduser()
         return cls(folder if cap else None, cap)
+
+
+def cap_from_environment() -> int | None:
+    """`SRLOSS_CACHE_BYTES`; None where it is not set.
+
+    Raises:
+        ValueError: It is no number of bytes.
+    """
+    text = os.environ.get("SRLOSS_CACHE_BYTES", "").strip()
+    return parse_bytes(text, where="SRLOSS_CACHE_BYTES") if text else None
 
 
 def parse_bytes(text: str, *, where: str) -> int:
@@ -116,7 +128,11 @@ class CachedStorage:
         self._remote = remote
         self._block_bytes = settings.block_bytes
         folder = settings.folder
-        self._blocks = None if folder is None else BlockFolder(folder / "blocks", settings.cap_bytes)
+        self._blocks = (
+            None
+            if folder is None
+            else BlockFolder(folder / "blocks", settings.cap_bytes, named_by=settings.named_by)
+        )
         self._copies = Copies(None if folder is None else folder / "copies")
         self._fetching: dict[int, _Fetching] = {}
         self._untagged = uuid.uuid4().hex

@@ -25,7 +25,7 @@ class LocalStorage:
         try:
             return (self.root / file).stat().st_size
         except OSError as error:
-            raise _storage_error(error) from error
+            raise storage_error(error) from error
 
     def read(self, file: str, start: int, stop: int) -> bytes:
         """The bytes [start, stop) of a file; raises StorageError."""
@@ -40,7 +40,7 @@ class LocalStorage:
                 raise StorageError(f"truncated: ends at byte {end}, {stop} are needed")
             data = os.pread(descriptor, stop - start, start)
         except OSError as error:
-            raise _storage_error(error) from error
+            raise storage_error(error) from error
         finally:
             os.close(descriptor)
         if len(data) < stop - start:
@@ -58,7 +58,7 @@ class LocalStorage:
             try:
                 descriptor = os.open(self.root / file, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
-                raise _storage_error(error) from error
+                raise storage_error(error) from error
         self._open[file] = descriptor
         if len(self._open) > MAX_OPEN:
             os.close(self._open.pop(next(iter(self._open))))
@@ -69,6 +69,7 @@ class LocalStorage:
             os.close(descriptor)
 
 
-def _storage_error(error: OSError) -> StorageError:
+def storage_error(error: OSError) -> StorageError:
+    """What an error of the system means to a reader."""
     kind = MissingError if isinstance(error, FileNotFoundError) else StorageError
     return kind(error.strerror or str(error))

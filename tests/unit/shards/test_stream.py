@@ -108,7 +108,10 @@ def test_pixels_and_hash_do_not_depend_on_batch_size_or_world_size(
     assert len({json.dumps(stream.state_dict()) for stream in streams}) == 1
 
 
-@pytest.mark.parametrize("history", range(60))
+@pytest.mark.parametrize(
+    "history",
+    [pytest.param(number, marks=[pytest.mark.slow] if number >= 20 else []) for number in range(60)],
+)
 def test_any_history_of_restarts_gives_the_same_samples(mixed: Dataset, history: int) -> None:
     choose = random.Random(history)
     state = None
@@ -318,9 +321,10 @@ def streams_of(dataset: Dataset, world: int, per_rank: int, **options: Any) -> l
     return [make(dataset, world * per_rank, rank=rank, world_size=world, **options) for rank in range(world)]
 
 
+@pytest.mark.parametrize("histories", [range(100), pytest.param(range(100, 300), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("epoch_end", ["carry", "drop", "pad"])
-def test_every_history_keeps_its_promise_at_the_ends_of_epochs(epoch_end: str) -> None:
-    for history in range(300):
+def test_every_history_keeps_its_promise_at_the_ends_of_epochs(epoch_end: str, histories: range) -> None:
+    for history in histories:
         check_history(random.Random(history), epoch_end)
 
 
