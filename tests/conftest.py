@@ -10,6 +10,13 @@ import pytest
 import skimage
 from PIL import Image
 
+from tests.clusters.fixtures import (  # noqa: F401 - known to all tests
+    accounting_slurm_cluster,
+    pytest_runtest_makereport,
+    ray_cluster,
+    slurm_cluster,
+)
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's workers give way to everything else (15), so that on a busy machine trials would hardly move on.
 os.environ.setdefault("RAY_worker_niceness", "0")
