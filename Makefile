@@ -8,12 +8,16 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/srloss demo
 
-# Tests that start a few processes at most share the processors; those that start Ray have the machine to themselves.
-SHARING := $(addprefix tests/integration/test_, engines.py ladder.py launchers.py ranks.py recipes.py remote.py upscale.py) \
+# Tests that start a few processes at most share the processors; of those that start Ray no more than two run at a time.
+# What takes longest comes first, so that nobody waits for it in the end.
+SHARING := $(addprefix tests/integration/test_, recipes.py ladder.py ranks.py engines.py remote.py upscale.py launchers.py) \
   $(addprefix tests/e2e/test_, pack_killed.py report_in_browser.py)
+TOGETHER := --dist loadfile --no-loadscope-reorder
+# Each of the hundreds of processes that they start would compile the packages anew.
+test test-slow: export PYTHONDONTWRITEBYTECODE =
 test: lint
-	$(BIN)/python -m pytest tests/unit $(SHARING) -n auto --dist loadfile --durations=8
-	$(BIN)/python -m pytest tests/integration tests/e2e --durations=25 $(SHARING:%=--ignore=%)
+	$(BIN)/python -m pytest $(SHARING) tests/unit -n auto $(TOGETHER) --durations=8
+	$(BIN)/python -m pytest tests/e2e/test_readme.py tests/e2e tests/integration -n 2 $(TOGETHER) --durations=25 $(SHARING:%=--ignore=%)
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

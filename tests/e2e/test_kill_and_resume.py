@@ -131,7 +131,7 @@ def last_losses(rows: list[dict[str, Any]]) -> dict[int, float]:
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(sweep_file: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     driver = subprocess.Popen(
-        [SRLOSS, "sweep", str(sweep_file), "--store", str(store)],
+        [SRLOSS, "sweep", str(sweep_file), "parameters.loss=[l1]", "--store", str(store)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,20 +1,19 @@
-"""A folder as people really have them goes from pictures to report: the good are used, each bad one is named."""
+"""A folder as people really have them goes from pictures to report by the README's lines; each bad picture is named."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage
-import yaml
 from PIL import Image
 
-SRLOSS = str(Path(sys.executable).with_name("srloss"))
-pytestmark = pytest.mark.timeout(240)
+from tests.e2e.test_readme import bash, block
+
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture
@@ -39,52 +38,38 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_odd_pictures_go_all_the_way(pictures: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    packed = subprocess.run(
-        [SRLOSS, "shard", "pack", "folder", str(pictures), str(data)], capture_output=True, text=True
+def test_the_first_sweep_is_the_lines_it_says_also_on_odd_pictures(pictures: Path, tmp_path: Path) -> None:
+    script = block("A first sweep on your own pictures")
+    assert len(script.strip().splitlines()) == 5
+    script = script.replace("PICTURES", f"'{pictures}'").replace(". .venv/bin/activate\n", "")
+    # The very lines, with a budget for a test, and patches larger than some pictures, so that padding is exercised too.
+    small = (
+        "training.steps=20 training.validate_every=10 training.log_every=5 training.global_batch_size=2 "
+        "parameters.seed=[0] data.patch_size=160 model.channels=8"
     )
-    assert packed.returncode == 0, packed.stderr
+    script = re.sub(r"^(srloss sweep \S+)", rf"\1 {small}", script, flags=re.MULTILINE)
+    text = bash(f"{script}\nsrloss shard verify data\nsrloss shard info data --json > info.json", tmp_path)
+    assert "8 pictures" in text
     bad = {"truncated.jpg", "text.png", "empty.png", "notes.txt"}
     for name in bad:
-        assert f"not used: {name}: " in packed.stdout
+        assert f"not used: {name}: " in text
     for name in ("grey.png: grey to RGB", "sixteen bit.png: 16-bit", "alpha.png: alpha"):
-        assert f"converted: {name}" in packed.stdout
-    info = json.loads(
-        subprocess.run(
-            [SRLOSS, "shard", "info", str(data), "--json"], capture_output=True, text=True, check=True
-        ).stdout
-    )
+        assert f"converted: {name}" in text
+    assert "5 trials of 5 losses" in text
+    assert "Verdict: " in text
+    assert "report: runs/sweeps/photos-" in text
+
+    info = json.loads((tmp_path / "info.json").read_text())
     used = {sample["source"] for sample in info["samples"]}
     assert used == {path.name for path in pictures.iterdir()} - bad
-    assert subprocess.run([SRLOSS, "shard", "verify", str(data)], capture_output=True).returncode == 0
-
-    sweep = tmp_path / "sweep.yaml"
-    training = {
-        "steps": 20,
-        "global_batch_size": 2,
-        "validate_every": 10,
-        "checkpoint_every": 10,
-        "log_every": 5,
-    }
-    # Patches larger than some pictures, so that padding is exercised too.
-    trial = {
-        "data": {"path": str(data), "patch_size": 160},
-        "model": {"type": "espcn", "channels": 8},
-        "training": training,
-    }
-    sweep.write_text(yaml.safe_dump({"parameters": {"loss": ["l1", "ssim"], "seed": [0]}, "trial": trial}))
-    done = subprocess.run(
-        [SRLOSS, "sweep", str(sweep), "--store", str(tmp_path / "runs")], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Verdict: " in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
-    page = next((tmp_path / "runs" / "sweeps").glob("*/report.html")).read_text()
+    (sweep,) = (tmp_path / "runs" / "sweeps").iterdir()
+    page = (sweep / "report.html").read_text()
     for name in bad:
         assert name in page
     judged = {sample["source"] for sample in info["samples"] if sample["split"] == "test"}
-    evaluation = next((tmp_path / "runs" / "sweeps").glob("*/trials/*/evaluation.jsonl"))
-    assert {json.loads(line)["source"] for line in evaluation.read_text().splitlines()} == judged
-    log = next((tmp_path / "runs" / "sweeps").glob("*/trials/*/log.txt")).read_text()
+    evaluations = list(sweep.glob("trials/*/evaluation.jsonl"))
+    assert len(evaluations) == 5
+    for evaluation in evaluations:
+        assert {json.loads(line)["source"] for line in evaluation.read_text().splitlines()} == judged
+    log = next(sweep.glob("trials/*/log.txt")).read_text()
     assert "padded by reflection" in log

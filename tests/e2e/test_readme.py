@@ -106,28 +106,6 @@ def opened_in_a_browser(page: Path) -> None:
     assert shown >= 6 * 7
 
 
-def test_the_first_sweep_is_the_lines_it_says(checkout: Path, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    photographs = {"a": skimage.data.astronaut(), "b": skimage.data.coffee(), "c": skimage.data.chelsea()}
-    for name, image in photographs.items():
-        for i in range(3):
-            Image.fromarray(np.ascontiguousarray(image[i * 90 : i * 90 + 150, 60:260])).save(
-                pictures / f"{name}{i}.png"
-            )
-    script = block("A first sweep on your own pictures")
-    assert len(script.strip().splitlines()) == 5
-    script = script.replace("PICTURES", str(pictures)).replace(". .venv/bin/activate\n", "")
-    # The very lines, with a budget for a test.
-    small = "training.steps=20 training.validate_every=10 parameters.seed=[0] data.patch_size=48"
-    script = re.sub(r"^(srloss sweep \S+)", rf"\1 {small}", script, flags=re.MULTILINE)
-    text = bash(script, tmp_path)
-    assert "9 pictures" in text
-    assert "5 trials of 5 losses" in text
-    assert "Verdict: " in text
-    assert "report: runs/sweeps/photos-" in text
-
-
 def test_a_recipe_is_rehearsed_and_its_model_is_used(tmp_path: Path) -> None:
     assert "Verdict: " in bash(block("What can be compared", number=1), tmp_path)
     picture = tmp_path / "picture.png"

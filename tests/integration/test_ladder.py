@@ -102,7 +102,12 @@ def assert_equal(one: Any, other: Any, where: str = "") -> None:
 def climbed(many_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A ladder that nothing disturbed, with all its stages."""
     folder = tmp_path_factory.mktemp("climbed") / "trial"
-    config = ladder_trial(many_photos, ladder={"stop": {"is_binding": False}})
+    # Small tiles, since many tests climb it again, and what it would decide does not matter.
+    config = ladder_trial(
+        many_photos,
+        ladder={"stop": {"is_binding": False}},
+        evaluation={"tile_size": 32, "max_tiles_per_source": 1},
+    )
     run(folder, config)
     return folder, config
 

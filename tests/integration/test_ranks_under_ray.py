@@ -271,6 +271,7 @@ def test_more_trials_than_fit_reuse_the_ranks_processes(ray_here: None, photos: 
     assert 1 <= len(seen) <= 2
 
 
+@pytest.mark.slow
 def test_early_stopping_frees_all_ranks(ray_here: None, photos: Path, tmp_path: Path) -> None:
     training = {
         "steps": 32,

@@ -12,8 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,35 +25,21 @@ from sr.ledger import Ledger, State
 from sr.track import verify_offline_run
 from sr.train import train
 from sr.world import single_process
-from sweeps import driver, tune
+from sweeps import driver
 from sweeps.cli.follow import Follow
 from sweeps.spec import parse_sweep
 from sweeps.sweep import Sweep, create, reopen
 from sweeps.verdict import draw
 from tests.conftest import tiny_trial
+from tests.one_ray import one_ray
 
 pytestmark = pytest.mark.timeout(240)
 
 
-MACHINES = tune.Machines(cpus=2, gpus=0, memory_bytes=8e9)
-"""Room for two trials of one rank, whatever this machine has."""
-
-
-def evaluate_here(
-    task: Callable[[Path], int], folders: Sequence[Path], *, on_done: Callable[[Path, str], None], **_: Any
-) -> None:
-    for folder in folders:
-        task(folder.resolve())
-        on_done(folder, "")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def ray_here() -> Iterator[None]:
-    """One Ray for all sweeps of this process, which evaluates by itself: to start others takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch, tune.embedded_ray(cpus=int(MACHINES.cpus), gpus=0):
-        patch.setattr(tune, "embedded_ray", lambda **_: nullcontext(MACHINES))
-        patch.setattr(tune, "run_tasks", evaluate_here)
-        patch.setattr(driver, "this_machine", lambda: MACHINES)
+    """One Ray for all sweeps of this process, which evaluates by itself."""
+    with one_ray():
         yield
 
 
@@ -227,6 +212,8 @@ def test_hopeless_suggestions_of_two_ranks_end_early_and_are_learnt_from(
     assert states[State.STOPPED_EARLY] >= 1
     assert states[State.FINISHED] >= 1
     assert states.total() == 6
+    for trial in sweep.with_state(State.STOPPED_EARLY):
+        assert "the trial was stopped" in (sweep.ledger(trial).folder / "log-rank1.txt").read_text()
     deadline = time.monotonic() + 30
     while trial_processes(os.getpid()):
         assert time.monotonic() < deadline, "a rank outlived its sweep"
@@ -246,7 +233,7 @@ def trial_processes(driver_pid: int) -> list[psutil.Process]:
 CONTINUE = """
 import sys
 from pathlib import Path
-from sweeps import driver, tune
+from sweeps import driver
 from sweeps.cli.follow import Follow
 from sweeps.store import SweepFolder
 from sweeps.sweep import reopen

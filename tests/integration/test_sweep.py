@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sweeps.spec import PlannedTrial, parse_sweep
 from sweeps.sweep import Sweep, create
 from sweeps.verdict import draw
 from tests.conftest import tiny_trial
+from tests.one_ray import one_ray
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -45,6 +47,14 @@ def run(sweep: Sweep) -> Sweep:
     with Follow(sweep) as follow:
         driver.run(sweep, progress=follow)
     return sweep
+
+
+@pytest.fixture(scope="module")
+def ray_here(half_failing: Sweep) -> Iterator[None]:
+    """One Ray for the sweeps that need none of their own; one sweep before has shown that and how they start one."""
+    assert half_failing.folder.path.exists()
+    with one_ray():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +146,7 @@ def test_the_same_sweep_again_is_refused_with_the_way_on(half_failing: Sweep, ph
         make(photos, store, parameters=parameters)
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_asha_ends_the_worse_early_and_the_rest_in_full(photos: Path, tmp_path: Path) -> None:
     training = {
         "steps": 32,
@@ -190,6 +201,7 @@ def test_the_last_words_of_a_stopped_trial_do_not_undo_its_end(half_failing: Swe
     assert ledger.status().reason == "stopped early by ASHA at step 4"
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_a_trial_whose_process_dies_too_often_fails_and_the_others_go_on(
     photos: Path, tmp_path: Path
 ) -> None:
