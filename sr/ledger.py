@@ -54,6 +54,8 @@ class State(StrEnum):
     FINISHED = "finished"
     STOPPED_EARLY = "stopped_early"
     FAILED = "failed"
+    CANCELLED = "cancelled"
+    """A person has ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Status:
     @property
     def has_ended(self) -> bool:
         """Whether it came to an end of its own, good or bad, rather than being interrupted."""
-        return self.is_over or self.state is State.FAILED
+        return self.is_over or self.state in (State.FAILED, State.CANCELLED)
 
 
 _BEAT_S = 1.0

@@ -125,7 +125,7 @@ class WandbFeed:
             if evaluation:
                 means = {f"test/{name}": mean for name, mean in mean_scores(evaluation).items()}
                 run.log({"trainer/step": trial.ledger.status().step, **means})
-            failed = trial.ledger.status().state == "failed"
+            failed = trial.ledger.status().state in ("failed", "cancelled")
             run.finish(exit_code=1 if failed else 0)
 
     def _run_of(self, trial: TrackedTrial) -> Any:  # noqa: ANN401 - wandb's Run; importing it here would cost 0.5 s

@@ -43,6 +43,12 @@ def _of_all_trials(sweep: Sweep) -> list[str]:
     failed = sweep.with_state(State.FAILED)
     if failed:
         found.append(f"{len(failed)} of {len(sweep.trials)} trials failed; the table of trials says why.")
+    if cancelled := sweep.with_state(State.CANCELLED):
+        losses = ", ".join(dict.fromkeys(trial.candidate for trial in cancelled))
+        found.append(
+            f"{len(cancelled)} of {len(sweep.trials)} trials were cancelled by hand ({losses}); who is left out by hand is not "
+            "compared fairly."
+        )
     unfinished = sweep.with_state(State.PENDING, State.RUNNING)
     if unfinished:
         found.append(

@@ -50,6 +50,8 @@ class Check:
     """What is there and, unless the status is "ok", what is wrong with it."""
     fix: str = ""
     """What to do; empty where nothing is wrong."""
+    nodes: tuple[str, ...] = ()
+    """Of a cluster, where it was found; empty for this machine."""
 
 
 def examine(*, store: Path, data: Path | None) -> list[Check]:
@@ -74,18 +76,19 @@ def examine(*, store: Path, data: Path | None) -> list[Check]:
         "cpus": _cpus,
         "memory": _memory,
         "trials at once": _trials_at_once,
-        "store": partial(_folder, store),
-        "temporary folder": partial(_folder, Path(tempfile.gettempdir())),
+        "store": partial(writable_folder, store),
+        "temporary folder": partial(writable_folder, Path(tempfile.gettempdir())),
         "/dev/shm": partial(_shared_memory, Path("/dev/shm")),
         "ray cluster file": _ray_cluster_file,
         "ray socket path": _ray_socket_path,
     }
     if data is not None:
         checks["data"] = partial(_data, data)
-    return [Check(name, *_guarded(check)) for name, check in checks.items()]
+    return [Check(name, *guarded(check)) for name, check in checks.items()]
 
 
-def _guarded(check: Callable[[], Outcome]) -> Outcome:
+def guarded(check: Callable[[], Outcome]) -> Outcome:
+    """What the check says; one that breaks is a problem."""
     try:
         return check()
     except metadata.PackageNotFoundError as error:
@@ -227,12 +230,12 @@ def _cpus() -> Outcome:
 
 def _memory() -> Outcome:
     free_gb = available_memory_bytes() / 1e9
-    if free_gb < _memory_gb_per_rank():
+    if free_gb < memory_gb_per_rank():
         return "warning", f"{free_gb:.1f} GB available, too little for a trial", "raise the memory limit"
     return "ok", f"{free_gb:.1f} GB available", ""
 
 
-def _memory_gb_per_rank() -> float:
+def memory_gb_per_rank() -> float:
     """What a sweep reckons for a trial where its file does not say; larger patches and models need more."""
     from sweeps.spec import SweepConfig
 
@@ -242,18 +245,18 @@ def _memory_gb_per_rank() -> float:
 def _trials_at_once() -> Outcome:
     limits = {
         "CPUs": int(available_cpus()),
-        "memory": int(available_memory_bytes() / 1e9 / _memory_gb_per_rank()),
+        "memory": int(available_memory_bytes() / 1e9 / memory_gb_per_rank()),
     }
     if gpus := num_gpus():
         limits["GPUs"] = gpus
     scarcest = min(limits, key=lambda what: limits[what])
-    found = f"{limits[scarcest]}, limited by {scarcest}, at 1 CPU and {_memory_gb_per_rank():g} GB each"
+    found = f"{limits[scarcest]}, limited by {scarcest}, at 1 CPU and {memory_gb_per_rank():g} GB each"
     if limits[scarcest] < 1:
         return "warning", found, f"give this process more {scarcest}"
     return "ok", found, ""
 
 
-def _folder(folder: Path) -> Outcome:
+def writable_folder(folder: Path) -> Outcome:
     """A folder that will be written to: room, and the right to."""
     folder = folder.absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())

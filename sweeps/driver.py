@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ from sr.ledger import Ledger, State
 from sr.lock import exclusive
 from sr.track import TrackedTrial, VerifiedRun, WandbFeed, verify_offline_run
 from sweeps import agendas, tune
-from sweeps.deaths import survived
+from sweeps.deaths import record_failure, survived
 from sweeps.evaluation import BASELINE, evaluate_baseline, evaluate_trial, mark_stopped_early
 from sweeps.interrupt import Interruption, StopFile, hear_again, listening
 from sweeps.resources import concurrency, this_machine
@@ -69,7 +68,7 @@ class Progress(Protocol):
 
 
 def run(sweep: Sweep, *, progress: Progress, ray_address: str | None = None) -> None:
-    """Trains what is unfinished, evaluates what is not yet evaluated; a trial that failed before is tried again.
+    """Trains what is unfinished, evaluates what is not yet evaluated; what failed waits for `Sweep.try_again`.
 
     Afterwards the ledgers hold everything; `sweeps.verdict` and the report read them. Asked to stop by a signal, it returns
     early, when all trials that ran have left a checkpoint.
@@ -91,22 +90,28 @@ def run(sweep: Sweep, *, progress: Progress, ray_address: str | None = None) -> 
         exclusive(sweep.folder.path, timeout_s=2, what="this sweep is being run"),
         feed or nullcontext(),
         listening() as interruption,
-        tune.existing_ray(ray_address)
-        if ray_address
-        else tune.embedded_ray(
-            cpus=int(here.cpus),
-            gpus=int(here.gpus),
-            on_lost=functools.partial(_ray_is_lost, sweep, interruption),
-        ) as machines,
+        _ray(ray_address, here, functools.partial(_ray_is_lost, sweep, interruption)) as machines,
     ):
         # Ray has put its own handlers in their place.
         hear_again()
         at_once = concurrency(sweep.config, sweep.trials, machines if ray_address else here)
-        _train(sweep, progress, at_once, interruption, feed)
+        stop = StopFile(sweep.folder.path)
+        # What an earlier run was asked does not count.
+        stop.clear()
+        interruption.heed(stop.reason)
+        _train(sweep, progress, at_once, interruption, stop, feed)
         if not interruption.reason():
             _evaluate(sweep, progress, interruption)
     if feed and feed.problem:
         progress.tracking_lost(feed.problem)
+
+
+def _ray(
+    address: str | None, here: tune.Machines, on_lost: tune.OnLost
+) -> AbstractContextManager[tune.Machines]:
+    if address:
+        return tune.existing_ray(address, on_lost=on_lost)
+    return tune.embedded_ray(cpus=int(here.cpus), gpus=int(here.gpus), on_lost=on_lost)
 
 
 def _ray_is_lost(sweep: Sweep, interruption: Interruption, what: str) -> tuple[str, int]:
@@ -122,9 +127,14 @@ def _ray_is_lost(sweep: Sweep, interruption: Interruption, what: str) -> tuple[s
 
 
 def _train(
-    sweep: Sweep, progress: Progress, at_once: int, interruption: Interruption, feed: WandbFeed | None
+    sweep: Sweep,
+    progress: Progress,
+    at_once: int,
+    interruption: Interruption,
+    stop: StopFile,
+    feed: WandbFeed | None,
 ) -> None:
-    over = [trial for trial in sweep.trials if sweep.ledger(trial).status().is_over]
+    over = [trial for trial in sweep.trials if sweep.ledger(trial).status().has_ended]
     todo = [trial for trial in sweep.trials if trial not in over]
     total = agendas.num_trials(sweep.config, sweep.trials)
     steps = sum(trial.config.training.steps for trial in todo)
@@ -132,12 +142,7 @@ def _train(
     progress.trials_begin(total, len(over), steps)
     if not todo and total == len(sweep.trials):
         return
-    stop = StopFile(sweep.folder.path)
-    # What an earlier run was asked does not count.
-    stop.clear()
     interruption.tell(stop.write)
-    for trial in todo:
-        _try_again(sweep.ledger(trial))
     # A scheduler that stops trials must see the finished ones again to judge the others by them.
     running = [*sweep.trials] if sweep.config.early_terminate else todo
     storage = sweep.folder.path / "ray"
@@ -167,14 +172,13 @@ def _train(
     shutil.rmtree(storage, ignore_errors=True)
 
 
-def _try_again(ledger: Ledger) -> None:
-    """Whoever runs a sweep again wants its failed trials tried again."""
-    status = ledger.status()
-    if status.state is State.FAILED:
-        ledger.set_status(dataclasses.replace(status, state=State.PENDING, reason="to be tried again"))
-
-
-def _evaluate(sweep: Sweep, progress: Progress, interruption: Interruption) -> None:
+def _evaluate(
+    sweep: Sweep,
+    progress: Progress,
+    interruption: Interruption,
+    *,
+    run_tasks: Callable[..., None] = tune.run_tasks,
+) -> None:
     folders: dict[Path, str] = {}
     trials: dict[Path, tuple[PlannedTrial, int]] = {}
     for trial in sweep.trials:
@@ -196,7 +200,7 @@ def _evaluate(sweep: Sweep, progress: Progress, interruption: Interruption) -> N
 
     first = sweep.trials[0].config
     task = functools.partial(evaluate_folder, config=first, command=sweep.command)
-    tune.run_tasks(
+    run_tasks(
         task,
         list(folders),
         cpus=first.engine.threads,
@@ -204,6 +208,48 @@ def _evaluate(sweep: Sweep, progress: Progress, interruption: Interruption) -> N
         on_done=on_done,
         stop=interruption.reason,
     )
+
+
+def finish(sweep: Sweep, *, progress: Progress) -> None:
+    """Does what is left when all trials have ended that were trained without a driver: evaluation, W&B's runs; without Ray.
+
+    Trials that are unfinished still count as failed.
+
+    Raises:
+        ValueError: Some other process runs the sweep.
+    """
+    with (
+        exclusive(sweep.folder.path, timeout_s=2, what="this sweep is being run"),
+        listening() as interruption,
+    ):
+        for trial in sweep.with_state(State.PENDING, State.RUNNING):
+            record_failure(
+                sweep.ledger(trial), f"ended from outside more than {sweep.config.max_failures} times"
+            )
+        with _feed(sweep) or nullcontext() as feed:
+            _evaluate(sweep, progress, interruption, run_tasks=_one_by_one)
+    if feed and feed.problem:
+        progress.tracking_lost(feed.problem)
+
+
+def _one_by_one(
+    task: Callable[[Path], int],
+    folders: Sequence[Path],
+    *,
+    on_done: Callable[[Path, str], None],
+    stop: Callable[[], str],
+    **_: float,
+) -> None:
+    """As `tune.run_tasks`, in this process."""
+    for folder in folders:
+        if stop():
+            return
+        try:
+            task(folder.resolve())
+        except (ValueError, OSError) as error:
+            on_done(folder.resolve(), str(error))
+        else:
+            on_done(folder.resolve(), "")
 
 
 def evaluate_folder(folder: Path, *, config: TrialConfig, command: str) -> int:

@@ -1,7 +1,7 @@
 """Requests to stop: signals heard by the process that a person or a scheduler knows, and handed on to its trials.
 
-SIGTERM and SIGUSR1 (what clusters send before the time is up), and SIGINT (Ctrl-C), ask for a checkpoint and an end. Whoever
-is asked goes on to the next safe point and ends by itself; after the grace period its process ends anyway.
+SIGTERM, SIGUSR1 and SIGUSR2 (what clusters send before the time is up), and SIGINT (Ctrl-C), ask for a checkpoint and an
+end. Whoever is asked goes on to the next safe point and ends by itself; after the grace period its process ends anyway.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import functools
 import logging
 import os
 import select
-import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,9 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster.requeue import requeued
+
 GRACE_S = 30.0
 """How long after the first signal the process ends anyway, unless told otherwise; SLURM's default KillWait is as long."""
-_HEARD = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+HEARD = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _POLL_S = 1.0
 
 
@@ -33,15 +33,21 @@ class Interruption:
     def __init__(self, grace_s: float) -> None:
         self.signal: signal.Signals | None = None
         """The first one heard."""
-        self._grace_s = grace_s
+        self.grace_s = grace_s
+        """How long after the first signal the process ends anyway."""
         self._deadline = 0.0
         self._what_is_lost: str | None = None
         self._callbacks: list[Callable[[str], None]] = []
+        self._elsewhere: Callable[[], str] = str
         self._lock = threading.Lock()
 
     def reason(self) -> str:
-        """Name of the signal that asks to stop; empty where none does. Can be a trial's `stop`."""
-        return "" if self.signal is None else self.signal.name
+        """Name of the signal that asks to stop, or who else does; empty where nobody does. Can be a trial's `stop`."""
+        return self._elsewhere() if self.signal is None else self.signal.name
+
+    def heed(self, elsewhere: Callable[[], str]) -> None:
+        """Has this asked as well, from now on, wherever it is asked for the reason to stop."""
+        self._elsewhere = elsewhere
 
     @property
     def exit_code(self) -> int:
@@ -79,13 +85,13 @@ class Interruption:
             left = None if self.signal is None else max(0.0, self.seconds_left)
             if not select.select([pipe], [], [], left)[0]:
                 self._end(
-                    f"not done within the {self._grace_s:g} s of grace after {self.reason()}; ended anyway"
+                    f"not done within the {self.grace_s:g} s of grace after {self.reason()}; ended anyway"
                 )
             numbers = os.read(pipe, 64)
             if not numbers:
                 return
             for number in numbers:
-                if number in _HEARD:
+                if number in HEARD:
                     self._hear(signal.Signals(number))
 
     def _hear(self, heard: signal.Signals) -> None:
@@ -94,7 +100,7 @@ class Interruption:
                 self._end("interrupted twice; ended at once")
             return
         with self._lock:
-            self._deadline = time.monotonic() + self._grace_s
+            self._deadline = time.monotonic() + self.grace_s
             self.signal = heard
             callbacks = list(self._callbacks)
         if self._what_is_lost is not None:
@@ -106,14 +112,15 @@ class Interruption:
                 sys.stderr.write(f"warning: {self.reason()} could not be handed on: {error}\n")
 
     def _end_with(self, consequence: str) -> None:
-        self._end(
-            "; ".join(filter(None, [f"interrupted by {self.reason()}", consequence, requeue(self.reason())]))
-        )
+        # Said before: to requeue a job is to end this process.
+        sys.stderr.write(f"interrupted by {self.reason()}; {consequence}\n")
+        sys.stderr.flush()
+        self._end(requeued(self.reason()))
 
     def _end(self, why: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
-            sys.stderr.write(f"{why}\n")
+            sys.stderr.write(f"{why}\n" if why else "")
             sys.stderr.flush()
             logging.shutdown()
         os._exit(self.exit_code)
@@ -144,7 +151,7 @@ def listening(*, grace_s: float = GRACE_S) -> Iterator[Interruption]:
     interruption = Interruption(grace_s)
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
-    old_handlers = {number: signal.signal(number, _do_nothing) for number in _HEARD}
+    old_handlers = {number: signal.signal(number, _do_nothing) for number in HEARD}
     old_pipe = signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
     _forget_in_forks()
     thread = threading.Thread(target=interruption._listen, args=(ours,), name="srloss-signals", daemon=True)
@@ -165,7 +172,7 @@ def listening(*, grace_s: float = GRACE_S) -> Iterator[Interruption]:
 def hear_again() -> None:
     """Puts the handlers in their place again where a library has put its own; nothing happens where nobody listens."""
     if _current is not None:
-        for number in _HEARD:
+        for number in HEARD:
             signal.signal(number, _do_nothing)
 
 
@@ -184,7 +191,7 @@ def _forget() -> None:
     if _current is not None:
         _current = None
         signal.set_wakeup_fd(-1)
-        for number in _HEARD:
+        for number in HEARD:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
@@ -222,25 +229,3 @@ class StopFile:
             with contextlib.suppress(OSError):
                 self._reason = self._path.read_text()
         return self._reason
-
-
-def requeue(reason: str) -> str:
-    """Has SLURM start this process's job again, if it asked for the end by SIGUSR1; returns what came of it, in words.
-
-    Empty where there is nothing to requeue. To be called once everything is saved: it ends the job.
-    """
-    job = os.environ.get("SLURM_JOB_ID")
-    scontrol = shutil.which("scontrol")
-    if reason != signal.SIGUSR1.name or not job or scontrol is None:
-        return ""
-    try:
-        done = subprocess.run(
-            [scontrol, "requeue", job], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"SLURM job {job} could not be requeued: {error}"
-    if done.returncode != 0:
-        return (
-            f"SLURM job {job} could not be requeued: {done.stderr.strip() or f'exit code {done.returncode}'}"
-        )
-    return f"requeued as SLURM job {job}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from cluster.requeue import requeued
 from sr.config import EngineConfig
 from sr.evaluate import mean_scores
 from sr.ledger import Ledger, State
@@ -15,7 +18,7 @@ from sweeps.cli.show import say
 from sweeps.cli.table import print_verdict
 from sweeps.deaths import survived
 from sweeps.evaluation import evaluate_trial
-from sweeps.interrupt import GRACE_S, exit_code_for, listening, requeue
+from sweeps.interrupt import GRACE_S, exit_code_for, listening
 from sweeps.rank import Attempt, train_and_tell
 from sweeps.report.build import write_report
 from sweeps.store import SweepFolder
@@ -24,26 +27,31 @@ from sweeps.sweep import Sweep, reopen
 
 OK, FAILED, USAGE, SOME_TRIALS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
+RayCluster = Callable[[], AbstractContextManager[str | None]]
+"""Brings up a Ray cluster for the block and gives its address; None: one of the driver's own, on its machine."""
 
-def run_sweep(folder: Path, *, grace_s: float = GRACE_S) -> int:
+
+def run_sweep(folder: Path, *, grace_s: float = GRACE_S, ray: RayCluster = nullcontext) -> int:
     """Runs what is unfinished of a sweep, evaluates, reports; returns the exit code.
 
     Args:
         folder: The sweep's.
         grace_s: How long after a signal the process ends anyway.
+        ray: Where its trials run; gone when the report is written, and before a SLURM job is requeued.
     """
     with listening(grace_s=grace_s) as interruption:
         sweep = reopen(SweepFolder(folder))
-        with Follow(sweep) as follow:
-            driver.run(sweep, progress=follow)
+        with ray() as address, Follow(sweep) as follow:
+            driver.run(sweep, progress=follow, ray_address=address)
         say()
         if interruption.reason():
-            return _sweep_interrupted(sweep, interruption.reason())
+            return sweep_interrupted(sweep, interruption.reason())
         with interruption.at_once(f"the report is not written; write it with: srloss report {folder}"):
             return conclude(sweep)
 
 
-def _sweep_interrupted(sweep: Sweep, reason: str) -> int:
+def sweep_interrupted(sweep: Sweep, reason: str) -> int:
+    """Says what is left to do, and has SLURM start the job again if that asked for its end; returns the exit code."""
     unfinished = sweep.with_state(State.PENDING, State.RUNNING)
     for trial in unfinished:
         status = sweep.ledger(trial).status()
@@ -54,9 +62,15 @@ def _sweep_interrupted(sweep: Sweep, reason: str) -> int:
         f"interrupted by {reason}: {len(unfinished)} of {len(sweep.trials)} trials are unfinished, "
         f"{len(sweep.unevaluated())} wait to be evaluated; continue with: {sweep.folder.resume_command}"
     )
-    if told := requeue(reason):
+    if told := requeued(reason, folder=sweep.folder.path, progress=progress_of(sweep)):
         say(told)
     return exit_code_for(reason)
+
+
+def progress_of(sweep: Sweep) -> int:
+    """How far a sweep has come: steps of all trials, and models evaluated."""
+    ledgers = [sweep.ledger(trial) for trial in sweep.trials]
+    return sum(ledger.status().step + bool(ledger.evaluation()) for ledger in ledgers)
 
 
 def conclude(sweep: Sweep) -> int:
@@ -69,6 +83,9 @@ def conclude(sweep: Sweep) -> int:
         ledger = sweep.ledger(trial)
         say(f"failed: {trial.candidate} {trial.settings}: {ledger.status().reason}")
         say(f"        log: {ledger.log_path}")
+    cancelled = sweep.with_state(State.CANCELLED)
+    for trial in cancelled:
+        say(f"cancelled: {trial.candidate} {trial.settings}: {sweep.ledger(trial).status().reason}")
     say(f"report: {sweep.folder.report}")
     unfinished = sweep.with_state(State.PENDING, State.RUNNING)
     for trial in sweep.unevaluated():
@@ -80,11 +97,12 @@ def conclude(sweep: Sweep) -> int:
             f"{len(unfinished)} of {len(sweep.trials)} trials are unfinished; continue with: {sweep.folder.resume_command}"
         )
         return INTERRUPTED
-    if failed:
-        say(
-            f"{len(failed)} of {len(sweep.trials)} trials failed; try them again with: {sweep.folder.resume_command}"
-        )
-        return FAILED if len(failed) == len(sweep.trials) else SOME_TRIALS_FAILED
+    if failed or cancelled:
+        total = len(sweep.trials)
+        told = [f"{len(failed)} of {total} trials failed"] * bool(failed)
+        told += [f"{len(cancelled)} of {total} trials were cancelled"] * bool(cancelled)
+        say(f"{', '.join(told)}; try them again with: {sweep.folder.resume_command}")
+        return FAILED if len(failed + cancelled) == len(sweep.trials) else SOME_TRIALS_FAILED
     return SOME_TRIALS_FAILED if sweep.unevaluated() else OK
 
 
@@ -121,24 +139,30 @@ def run_train(
                 return FAILED
             raise ValueError(str(error)) from None
         except RankLostError as error:
-            raise OSError(f"{error}\nto go on from the last checkpoint, run the same command again") from None
+            raise OSError(f"{error}\nto go on from the last checkpoint: {_how_to_go_on(folder)}") from None
         if is_quiet:
             return exit_code_for(attempt.interrupted_by) if attempt.interrupted_by else OK
         if attempt.interrupted_by:
             return _interrupted(folder, attempt)
-        with interruption.at_once("trained in full but not evaluated; run the same command again"):
+        with interruption.at_once(f"trained in full but not evaluated; to go on: {_how_to_go_on(folder)}"):
             return _evaluate(folder)
 
 
 def _interrupted(folder: Path, attempt: Attempt) -> int:
     status = attempt.status
     say(
-        f"interrupted by {attempt.interrupted_by} after step {status.step}; to go on, run the same command again:"
+        f"interrupted by {attempt.interrupted_by} after step {status.step}; to go on: {_how_to_go_on(folder)}"
     )
-    say(f"  {Ledger(folder).command()}")
-    if told := requeue(attempt.interrupted_by):
+    if told := requeued(attempt.interrupted_by, folder=folder, progress=status.step):
         say(told)
     return exit_code_for(attempt.interrupted_by)
+
+
+def _how_to_go_on(folder: Path) -> str:
+    """The command that continues the trial in a folder."""
+    sweep = SweepFolder(folder.parent.parent)
+    # An element of an array is started by the sweep's own job again, or by whoever resumes it.
+    return f"srloss resume {sweep.sweep_id}" if sweep.exists() else Ledger(folder).command()
 
 
 def _evaluate(folder: Path) -> int:

@@ -24,7 +24,8 @@ from sr.ranks import Place, free_port, in_words, joined
 from sr.rollcall import OtherRankFailedError, RankLostError
 from sr.train import Report, Stop, train
 from sr.world import World, single_process
-from sweeps.interrupt import exit_code_for, listening
+from sweeps.cancelling import REASON, is_asked, or_cancelled, settle
+from sweeps.interrupt import HEARD, exit_code_for, listening
 from sweeps.logs import logging_to
 
 log = logging.getLogger(__name__)
@@ -65,10 +66,16 @@ def train_here(
         ledger, config = open_trial(folder)
         # How it is computed is asked for anew each time; only the result belongs to the folder.
         config = config.model_copy(update={"engine": engine.model_copy(update={"ranks": world.world_size})})
-        if world.gather(ledger.status().is_over)[0]:
-            return Attempt(ledger.status())
+        is_over, is_cancelled = world.gather((ledger.status().is_over, is_asked(folder)))[0]
+        if is_cancelled and world.is_first:
+            settle(ledger)
+        if is_over or is_cancelled:
+            return Attempt(ledger.status(), "" if is_over else REASON)
+        stop = or_cancelled(folder, stop)
         with logging_to(log_path(folder, world.rank)):
             status = _trained(config, world, ledger, report, stop)
+            if world.is_first:
+                settle(ledger)
         reasons = world.gather(stop())
     return Attempt(status, "" if status.is_over else next(filter(None, reasons), "a request"))
 
@@ -175,7 +182,7 @@ def main(arguments: list[str]) -> int:
 
     with listening(grace_s=given.grace_s) as interruption:
         # The supervisor had them held back until somebody would hear them.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
         return _run(
             given.folder, EngineConfig.model_validate_json(given.engine), place, interruption.reason, tell
         )

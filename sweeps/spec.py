@@ -19,6 +19,7 @@ from sr.config import TrialConfig, fingerprint, parse_trial
 from sr.configfile import ConfigError, apply_overrides, read_yaml, set_path, validate
 from sr.section import Section
 from sweeps import candidates
+from sweeps.cluster_section import ClusterSection
 from sweeps.sections import EarlyTerminate, MetricSpec, ParameterSpec, PopulationSpec
 
 
@@ -52,6 +53,7 @@ class SweepConfig(Section):
     """Memory that one rank may need, in GB; bounds how many trials run at once."""
     max_failures: int = Field(default=3, ge=0)
     """How often a trial one of whose processes died is started again from its checkpoint."""
+    cluster: ClusterSection = ClusterSection()
     small: dict[str, Any] = Field(default_factory=dict)
     """What `--small` changes, by dotted name (`trial.training.steps: 40`): a rehearsal that a laptop can run."""
 

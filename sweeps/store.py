@@ -10,11 +10,12 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sr.checkpoint import write_atomically
-from sr.ledger import Ledger
 from sr.store import default_store as default_store
+
+if TYPE_CHECKING:
+    from sr.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,10 @@ class SweepFolder:
     def sweep_id(self) -> str:
         """Name of the sweep."""
         return self.path.name
+
+    def exists(self) -> bool:
+        """Whether the sweep has been made."""
+        return (self.path / "plan.json").exists()
 
     @property
     def report(self) -> Path:
@@ -41,14 +46,21 @@ class SweepFolder:
 
     def trial(self, trial_id: str) -> Ledger:
         """The ledger of one of its trials."""
+        # Imported late, with torch behind it: whoever only asks where things are does not wait for that.
+        from sr.ledger import Ledger
+
         return Ledger(self.path / "trials" / trial_id)
 
     def baseline(self, name: str) -> Ledger:
         """Evaluation of a generator without training, in the same layout."""
+        from sr.ledger import Ledger
+
         return Ledger(self.path / "baseline" / name)
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Stores the plan, once, when the sweep is made."""
+        from sr.checkpoint import write_atomically
+
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "plan.json", json.dumps(plan, indent=1).encode())
 

@@ -20,7 +20,7 @@ from sr.ledger import Ledger
 from sr.ranks import Place, free_port
 from sr.rollcall import LEAVE_WITHIN_S, RankLostError
 from sweeps.deaths import record_failure, write_death
-from sweeps.interrupt import Interruption
+from sweeps.interrupt import HEARD, Interruption
 from sweeps.logs import last_lines
 from sweeps.rank import OTHERS_FAILURE, OWN_FAILURE, Attempt, log_path
 
@@ -207,7 +207,7 @@ def _ranks(folder: Path, engine: EngineConfig, grace_s: float) -> Iterator[list[
     """All ranks, started; ended when the block is left."""
     port = free_port()
     ranks: list[RankProcess] = []
-    held_back = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
+    held_back = set(HEARD)
     try:
         # They inherit it, so that no request finds a process that does not listen yet.
         signal.pthread_sigmask(signal.SIG_BLOCK, held_back)

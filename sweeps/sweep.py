@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -46,6 +47,17 @@ class Sweep:
         """Its trials that stand in one of these states."""
         return [trial for trial in self.trials if self.ledger(trial).status().state in states]
 
+    def try_again(self) -> None:
+        """Lets trials that failed or were cancelled wait for another attempt, as whoever asks for the sweep again wants."""
+        for trial in self.trials:
+            ledger = self.ledger(trial)
+            (ledger.folder / "cancel").unlink(missing_ok=True)
+            status = ledger.status()
+            if status.has_ended and not status.is_over:
+                ledger.set_status(
+                    dataclasses.replace(status, state=State.PENDING, reason="to be tried again")
+                )
+
 
 def plan(config: SweepConfig) -> list[PlannedTrial]:
     """Expands a sweep against its data set, so that each trial is bound to the very data.
@@ -69,6 +81,11 @@ def plan(config: SweepConfig) -> list[PlannedTrial]:
     return trials
 
 
+def folder_of(config: SweepConfig, trials: Sequence[PlannedTrial], *, store: Path) -> SweepFolder:
+    """Where the sweep with these trials lies, whether it exists or not."""
+    return SweepFolder(store / "sweeps" / sweep_id(config, trials))
+
+
 def create(config: SweepConfig, *, store: Path, command: str) -> Sweep:
     """Makes the sweep's folder, with a folder for each trial.
 
@@ -77,8 +94,8 @@ def create(config: SweepConfig, *, store: Path, command: str) -> Sweep:
     """
     trials = plan(config)
     _check_parts(trials)
-    folder = SweepFolder(store / "sweeps" / sweep_id(config, trials))
-    if (folder.path / "plan.json").exists():
+    folder = folder_of(config, trials, store=store)
+    if folder.exists():
         over = sum(folder.trial(trial.trial_id).status().is_over for trial in trials)
         raise ValueError(
             f"{folder.path}: this very sweep exists, {over} of {len(trials)} trials finished. Continue it with: "

@@ -223,8 +223,9 @@ def _with_words(verdict: Verdict, sweep: Sweep, dropped: list[str]) -> Verdict:
 
 def _sentence(verdict: Verdict, sweep: Sweep) -> str:
     if not verdict.ranking or verdict.baseline is None:
-        failed = len(sweep.with_state(State.FAILED))
-        return f"No verdict: no trial has been trained in full and evaluated ({failed} of {len(sweep.trials)} failed)."
+        failed, cancelled = (len(sweep.with_state(state)) for state in (State.FAILED, State.CANCELLED))
+        by_hand = f", {cancelled} cancelled" if cancelled else ""
+        return f"No verdict: no trial has been trained in full and evaluated ({failed} of {len(sweep.trials)} failed{by_hand})."
     metric = METRICS[verdict.primary]
     best = verdict.ranking[0]
     gain = verdict.to_baseline[verdict.primary][best.name]

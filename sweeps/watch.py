@@ -54,7 +54,11 @@ class SweepWatch:
         if trial := self._todo.get(trial_id):
             self._tell_news(trial)
             status = self._sweep.ledger(trial).status()
-            if not status.has_ended and (self._interruption.reason() or self._sweep.config.population):
+            # The trial may have seen a request to stop before it can be seen from here.
+            is_interrupted = status.state is State.PENDING and status.reason.startswith("interrupted by")
+            if not status.has_ended and (
+                is_interrupted or self._interruption.reason() or self._sweep.config.population
+            ):
                 # It will be continued: by the next run of the sweep, or when its population goes on.
                 return
             self.seen_to_an_end.add(trial_id)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli import evaluate, export, features, ladder, losses, shard, upscale
+from sweeps.cli import evaluate, export, features, ladder, losses, shard, submit, upscale, watching
 from sweeps.interrupt import GRACE_S, listening
 
 app = typer.Typer(
@@ -59,14 +59,45 @@ def demo(
 
 @app.command()
 def doctor(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="With --on: what the job asks for, as cluster.NAME=value.", metavar="[cluster.b=c ...]"
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="slurm|ray",
+            help="Look at the nodes of a cluster, with a job.",
+            show_default=False,
+        ),
+    ] = None,
+    address: submit.Address = None,
     data: Annotated[Path | None, typer.Option(help="Also check this packed data set.")] = None,
     store: Store = None,
+    wait: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="With --on: how long the job may wait to start.")
+    ] = 600.0,
     as_json: Json = False,
 ) -> None:
-    """Check Python, packages, CPUs, GPUs, disk, Ray and W&B; print what is wrong and how to fix it."""
-    from sweeps.cli.commands import doctor as command
+    """Check Python, packages, CPUs, GPUs, disk, Ray, SLURM and W&B; print what is wrong and how to fix it.
 
-    raise typer.Exit(command(data=data, store=store, as_json=as_json))
+    With --on, a short job does so on the nodes of a cluster, as many as cluster.nodes says on SLURM and all of Ray's, and also
+    whether they see the store and reach each other and W&B.
+    """
+    from sweeps.cli.examined import here, on_cluster
+
+    if on is None:
+        if overrides:
+            from sr.configfile import ConfigError
+
+            raise ConfigError([f"doctor: {overrides[0]}: only with --on slurm or --on ray"])
+        raise typer.Exit(here(data=data, store=store, as_json=as_json))
+    raise typer.Exit(
+        on_cluster(on, overrides or [], address=address, data=data, store=store, wait_s=wait, as_json=as_json)
+    )
 
 
 @app.command()
@@ -134,6 +165,11 @@ def sweep(
     raise typer.Exit(code)
 
 
+app.command()(submit.submit)
+app.command()(submit.resume)
+app.command()(watching.status)
+app.command()(watching.logs)
+app.command()(watching.cancel)
 app.command()(evaluate.evaluate)
 app.command()(upscale.upscale)
 app.command()(export.export)

@@ -21,7 +21,6 @@ from sr.ledger import Ledger, trial_id
 from sr.metrics import METRICS
 from sr.ranks import place_from_environment
 from sweeps import agendas, jobs
-from sweeps import doctor as examination
 from sweeps.cli.show import say, say_json
 from sweeps.cli.table import as_plain, print_verdict
 from sweeps.evaluation import BASELINE
@@ -32,20 +31,6 @@ from sweeps.spec import SweepConfig, read_sweep
 from sweeps.store import default_store, find_sweep
 from sweeps.sweep import create, plan, reopen
 from sweeps.verdict import draw, interval, pairwise, quantity
-
-
-def doctor(*, data: Path | None, store: Path | None, as_json: bool) -> int:
-    """Prints the examination; 1 if something is wrong."""
-    checks = examination.examine(store=store or default_store(), data=data)
-    if as_json:
-        say_json([asdict(check) for check in checks])
-    else:
-        width = max(len(check.name) for check in checks)
-        for check in checks:
-            say(f"{check.status:8} {check.name:{width}}  {check.found}")
-            if check.fix:
-                say(f"{'':8} {'':{width}}  fix: {check.fix}")
-    return jobs.FAILED if any(check.status == "problem" for check in checks) else jobs.OK
 
 
 def train(
@@ -172,6 +157,8 @@ def sweep(
                 ["sweep --resume: settings cannot change in the middle of a sweep; start a new one"]
             )
         the_sweep = reopen(find_sweep(root, resume))
+        if not the_sweep.is_running():
+            the_sweep.try_again()
     else:
         assert file is not None
         config = read_sweep(file_or_recipe(file), overrides, small=small)

@@ -58,6 +58,9 @@ class Follow:
             say(f"  {self._ended}/{self._total} {name}: failed: {reason}")
             say(f"      log: {ledger.log_path}")
             return
+        if status.state is State.CANCELLED:
+            say(f"  {self._ended}/{self._total} {name}: {reason}")
+            return
         rows = ledger.rows("validation")
         spec = self._sweep.config.metric
         metric = METRICS[spec.evaluation_name]

@@ -120,7 +120,7 @@ class TrialRow:
     settings: str
     """What distinguishes it from its siblings, e.g. `seed=0`."""
     state: str
-    """`finished`, `stopped_early`, `failed`, `running`, `pending` or `interrupted`."""
+    """`finished`, `stopped_early`, `failed`, `cancelled`, `running`, `pending` or `interrupted`."""
     reason: str
     """Why it ended: `all 400 steps`, `wall-time cap of 20 s at step 311`, the cause of a failure with the log's path, ..."""
     steps: int

@@ -16,7 +16,7 @@ from sweeps.report.data import CandidateRow, Crop, Difference, Estimate, MetricI
 from sweeps.report.palette import Look
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_WORST_FIRST = ("failed", "interrupted", "stopped_early", "running", "pending", "finished")
+_WORST_FIRST = ("failed", "cancelled", "interrupted", "stopped_early", "running", "pending", "finished")
 _STATE_WORDS = {"stopped_early": "stopped early"}
 
 

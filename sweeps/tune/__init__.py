@@ -7,6 +7,7 @@ did lives in its ledger and its checkpoints, not in Tune's own state: that is wh
 from __future__ import annotations
 
 from sweeps.tune.cluster import Machines, embedded_ray, existing_ray, run_tasks
+from sweeps.tune.head import OnLost
 from sweeps.tune.trials import Watch, run_trials
 
-__all__ = ["Machines", "Watch", "embedded_ray", "existing_ray", "run_tasks", "run_trials"]
+__all__ = ["Machines", "OnLost", "Watch", "embedded_ray", "existing_ray", "run_tasks", "run_trials"]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps.tune.head import OnLost, watching_head
+from sweeps.tune.head import OnLost, watching_far_head, watching_head
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -38,11 +38,12 @@ class Machines:
 
 
 @contextmanager
-def existing_ray(address: str) -> Iterator[Machines]:
+def existing_ray(address: str, *, on_lost: OnLost = lambda what: (f"error: {what}", 1)) -> Iterator[Machines]:
     """A Ray cluster that is there already; left as it was when the block ends.
 
     Args:
         address: Of its head, e.g. `10.0.0.1:6379`, or `auto` for the one that this machine belongs to.
+        on_lost: Told when its head is gone; returns this process's last words and exit code.
 
     Raises:
         ValueError: It does not answer.
@@ -60,15 +61,19 @@ def existing_ray(address: str) -> Iterator[Machines]:
             runtime_env={"env_vars": {name: os.environ[name] for name in _QUIET}},
         )
     except (ConnectionError, RuntimeError) as error:
+        if "Version mismatch" in str(error):
+            raise ValueError(f"Ray at {address}: {' '.join(str(error).split())}") from None
         raise ValueError(
             f"Ray at {address}: does not answer ({str(error).strip().splitlines()[0]}); check the address, and that "
             "RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH are those of the cluster"
         ) from None
-    try:
-        has = ray.cluster_resources()
-        yield Machines(has.get("CPU", 0), has.get("GPU", 0), has.get("memory", 0))
-    finally:
-        ray.shutdown()
+    with watching_far_head(ray.get_runtime_context().gcs_address, on_lost):
+        try:
+            has = ray.cluster_resources()
+            yield Machines(has.get("CPU", 0), has.get("GPU", 0), has.get("memory", 0))
+        finally:
+            # Without its head this may never return.
+            ray.shutdown()
 
 
 def end_process(pid: int, *, host: str, node_id: str | None = None) -> None:
@@ -123,8 +128,8 @@ def embedded_ray(
 
     _keep_quiet_about_deaths()
     # address="local": never join a cluster that some killed process left an address file of.
-    # SLURM sends SIGUSR1 to all processes of a job; Ray's would die of it before any trial has left a checkpoint.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    # SLURM sends these to all processes of a job; Ray's would die of it before any trial has left a checkpoint.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
     try:
         ray.init(
             address="local",

@@ -10,6 +10,7 @@ from typing import Any
 
 from sr.ledger import Ledger
 from sweeps.agenda import has_reached
+from sweeps.cancelling import or_cancelled, settle
 from sweeps.deaths import record_failure, write_death
 from sweeps.logs import logging_to
 from sweeps.tune.ranks import world_of
@@ -67,6 +68,8 @@ def run_one_trial(
     if replay:
         for row in ledger.rows("validation"):
             report({name: value for name, value in row.items() if name == "step" or name.startswith("val/")})
+    stop = or_cancelled(folder, stop)
+    settle(ledger)
     # Also one that failed: whoever wants it tried again has set it back before.
     if ledger.status().has_ended or stop():
         return
@@ -123,6 +126,7 @@ def _train(
                 report=report,
                 stop=stop,
             )
+        settle(ledger)
     except (RankLostError, OSError, MemoryError) as error:
         tell(in_words(error))
         raise

@@ -260,7 +260,7 @@ def test_kill_9_of_the_supervisor_ends_all_and_the_same_command_goes_on(
     os.kill(run.rank(1), signal.SIGKILL)
     assert run.end() == 1
     assert "given up after 1 failure" in run.text
-    assert "run the same command again" in run.text
+    assert "to go on from the last checkpoint: srloss train" in run.text
     run.options = ()
     assert run.start().end() == 0, run.text
     assert_as_undisturbed(run, on_two_ranks)

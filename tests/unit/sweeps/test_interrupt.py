@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sweeps import interrupt
-from sweeps.interrupt import StopFile, listening, requeue
+from sweeps.interrupt import HEARD, StopFile, listening
 
 PROGRAM = """
 import os, signal, sys, time
@@ -44,7 +44,8 @@ def start(body: str, *, grace_s: float = 30, before: str = "pass") -> subprocess
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGUSR2, 143), (signal.SIGINT, 130)],
 )
 def test_a_signal_is_heard_and_the_block_goes_on(number: signal.Signals, code: int) -> None:
     process = start(UNTIL_ASKED)
@@ -104,7 +105,7 @@ def test_handlers_that_a_library_has_replaced_are_put_back() -> None:
 
 
 def test_afterwards_all_is_as_before() -> None:
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    handlers = [signal.getsignal(number) for number in HEARD]
     descriptors = len(os.listdir("/proc/self/fd"))
     heard: list[str] = []
     with listening() as outer, listening() as inner:
@@ -115,13 +116,14 @@ def test_afterwards_all_is_as_before() -> None:
             time.sleep(0.01)
         inner.tell(heard.append)
     assert heard == ["SIGUSR1"]
-    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == handlers
+    assert [signal.getsignal(n) for n in HEARD] == handlers
     assert len(os.listdir("/proc/self/fd")) == descriptors
     with listening() as another:
         assert another.reason() == ""
 
 
 def test_the_stop_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "_POLL_S", 60.0)
     driver = StopFile(tmp_path)
     trial = pickle.loads(pickle.dumps(driver))
     assert trial.reason() == ""
@@ -133,27 +135,3 @@ def test_the_stop_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trial.reason() == "SIGTERM", "a trial that has heard it may not change its mind"
     assert StopFile(tmp_path).reason() == ""
     driver.clear()
-
-
-@pytest.mark.parametrize(
-    ("reason", "job", "says", "told"),
-    [
-        ("SIGUSR1", "77", "", "requeued as SLURM job 77"),
-        ("SIGUSR1", "77", "Invalid job id", "SLURM job 77 could not be requeued: Invalid job id"),
-        ("SIGTERM", "77", "", ""),
-        ("SIGUSR1", "", "", ""),
-    ],
-)
-def test_requeue(
-    reason: str, job: str, says: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scontrol = tmp_path / "scontrol"
-    end = f'echo "{says}" >&2; exit 1' if says else "exit 0"
-    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n{end}\n')
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setenv("SLURM_JOB_ID", job)
-    assert requeue(reason) == told
-    assert (tmp_path / "asked").exists() == bool(told)
-    if told:
-        assert (tmp_path / "asked").read_text() == "requeue 77\n"
