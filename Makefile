@@ -17,7 +17,7 @@ TOGETHER := --dist loadfile --no-loadscope-reorder
 test test-slow: export PYTHONDONTWRITEBYTECODE =
 test: lint
 	$(BIN)/python -m pytest $(SHARING) tests/unit -n auto $(TOGETHER) --durations=8
-	$(BIN)/python -m pytest tests/e2e/test_readme.py tests/e2e tests/integration -n 2 $(TOGETHER) --durations=25 $(SHARING:%=--ignore=%)
+	$(BIN)/python -m pytest tests/e2e/test_cluster_slurm.py tests/e2e/test_readme.py tests/e2e tests/integration -n 2 $(TOGETHER) --durations=25 $(SHARING:%=--ignore=%)
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import os
 import shutil
@@ -14,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 ENVIRONMENT = {
@@ -34,6 +35,10 @@ _OBJECT_STORE_BYTES = 128 * 2**20
 _STARTED = "Ray runtime started"
 _MARK = "SRLOSS_RAY_NODE"
 """In the environment of all that Ray starts here, so that nothing of it is overlooked in the end."""
+_ALIVE = "alive"
+"""File in a node's folder that is locked for as long as the node's owner lives."""
+_PLACE = Path("/tmp")
+_PREFIX = "srl-"
 _PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
 
@@ -78,11 +83,14 @@ class RayNode:
         self._environment = ENVIRONMENT | {_MARK: name, "RAY_AUTH_TOKEN_PATH": str(token)}
         self._temporary = Path()
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock = ExitStack()
 
     def __enter__(self) -> RayNode:
         # Short, for sockets have paths of 107 bytes at most; and nobody else's to enter.
-        self._temporary = Path(tempfile.mkdtemp(prefix="srl-", dir="/tmp"))
+        _tidy()
+        self._temporary = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_PLACE))
         try:
+            self._hold()
             self._start()
         except BaseException:
             self.__exit__()
@@ -95,6 +103,15 @@ class RayNode:
             self._process.wait()
         _kill_marked(self._name)
         shutil.rmtree(self._temporary, ignore_errors=True)
+        self._lock.close()
+
+    def _hold(self) -> None:
+        # It has its name only once it is locked; where /tmp has no locks it gets none, and is left alone.
+        unnamed = self._temporary / ".alive"
+        file = self._lock.enter_context(unnamed.open("xb"))
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unnamed.rename(self._temporary / _ALIVE)
 
     def _start(self) -> None:
         command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *self._arguments]
@@ -165,6 +182,17 @@ class RayNode:
         finally:
             is_over.set()
             thread.join()
+
+
+def _tidy() -> None:
+    """Deletes the folders of this user's nodes that were killed before they could."""
+    for folder in _PLACE.glob(f"{_PREFIX}*"):
+        # Somebody else's, or of one that lives, or that only begins.
+        with suppress(OSError):
+            if folder.lstat().st_uid == os.getuid():
+                with (folder / _ALIVE).open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _die_with(parent: int) -> None:

@@ -92,27 +92,35 @@ def head(
         OSError: Ray does not start here.
     """
     folder = allocation.folder
-    _clear(folder)
+    # What starts of this job have left that were killed; those of another one may be in use.
+    for old in folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*"):
+        _clear(old)
     folder.mkdir(parents=True, mode=0o700)
     token = folder / "token"
     descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
+    has_met = False
     try:
         own_ip = "127.0.0.1" if len(allocation.hosts) == 1 else _own_ip(allocation.hosts[1])
         with _authenticated(token), _started_head(allocation, own_ip) as (node, address):
             _write(folder / "head.json", json.dumps({"address": address}))
             missing = _wait_for_all(allocation, node, stop)
+            has_met = True
             if missing and not stop():
                 say(
                     f"warning: {', '.join(missing)} did not join Ray within {_MEET_S:.0f} s; going on without"
                 )
-            with node.watched(f"Ray's head on {socket.gethostname()}", last_words=last_words):
+
+            def part_and_tell() -> str:
+                # The other nodes clean up before SLURM hears that it is over.
+                _part(allocation, has_met=True)
+                return last_words()
+
+            with node.watched(f"Ray's head on {socket.gethostname()}", last_words=part_and_tell):
                 yield address
     finally:
-        _write(folder / "done", "")
-        _wait_until_left(allocation)
-        _clear(folder)
+        _part(allocation, has_met=has_met)
 
 
 def serve(allocation: Allocation, *, say: Callable[[str], None]) -> None:
@@ -216,14 +224,22 @@ def _wait_for_all(allocation: Allocation, node: RayNode, stop: Callable[[], str]
         time.sleep(_POLL_S)
 
 
-def _wait_until_left(allocation: Allocation) -> None:
-    """Gives the nodes that have joined time to read the last word, before it is deleted."""
+def _part(allocation: Allocation, *, has_met: bool) -> None:
+    """Ends the meeting, and leaves nothing of it, when the other nodes have had time to read the last word.
+
+    Those that have joined, that is; where they have not met yet, also those that are about to.
+    """
+    folder = allocation.folder
+    with suppress(OSError):
+        _write(folder / "done", "")
     deadline = time.monotonic() + _LEAVE_S
     while time.monotonic() < deadline:
-        present = set(_listed(allocation.folder))
-        if all(f"left-{n}" in present for n in range(1, len(allocation.hosts)) if f"joined-{n}" in present):
-            return
+        present = set(_listed(folder))
+        others = range(1, len(allocation.hosts))
+        if all(f"left-{n}" in present for n in others if not has_met or f"joined-{n}" in present):
+            break
         time.sleep(_POLL_S)
+    _clear(folder)
 
 
 def _wait_for_head(folder: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 _TIMEOUT_S = 60
-_FOR_EVER = 10**6
-"""What submitit counts are time limits that a job may meet; here a job is requeued for as long as it gets on."""
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SUBMITIT_", "PMI", "PMIX_")
 
 
@@ -40,8 +39,8 @@ def submit(calls: Sequence[Call], *, folder: Path, parameters: Mapping[str, Any]
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _as_from_outside():
-        refused = refusal(script(calls, folder=folder, parameters=parameters))
-        if refused:
+        text = script(calls, folder=folder, parameters=parameters)
+        if refused := mistake(text) or refusal(text):
             raise ValueError(refused)
         executor = _executor(folder, parameters)
         with executor.batch():
@@ -55,6 +54,15 @@ def script(calls: Sequence[Call], *, folder: Path, parameters: Mapping[str, Any]
     if len(calls) > 1:
         slurm.parameters["map_count"] = len(calls)
     return slurm._make_submission_file_text(slurm._submitit_command_str, "")
+
+
+def mistake(text: str) -> str:
+    """What a shell cannot read in this batch script, which holds lines of the user; empty where it can. Runs nothing."""
+    read = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+    if read.returncode == 0:
+        return ""
+    why = read.stderr.strip().partition("\n")[0].removeprefix("bash: ")
+    return f"cluster: bash cannot read the batch script ({why}); look for quotes in cluster.slurm_setup, slurm_python and slurm_srun_args"
 
 
 def refusal(text: str) -> str:
@@ -77,8 +85,9 @@ def refusal(text: str) -> str:
     if tested.returncode == 0:
         return ""
     lines = [line.partition("error: ")[2] or line for line in tested.stderr.splitlines()]
-    # The last line repeats the one before it in other words.
     told = [line for line in lines if line.strip()]
+    if re.search("timed out|Unable to contact", tested.stderr):
+        return f"SLURM does not answer: {told[-1]}; try again later"
     return f"SLURM refuses the job: {'; '.join(dict.fromkeys(told)) or f'exit code {tested.returncode}'}"
 
 
@@ -97,9 +106,11 @@ def _executor(folder: Path, parameters: Mapping[str, Any]) -> Any:  # noqa: ANN4
     python = given.pop("slurm_python", None)
     if submitit.SlurmExecutor.affinity() <= 0:
         raise ValueError("SLURM: there is no srun on this machine; submit from a login node of the cluster")
-    executor = submitit.AutoExecutor(
-        folder=folder, cluster="slurm", slurm_max_num_timeout=_FOR_EVER, slurm_python=python_command(python)
-    )
+    if odd := re.search(r"[%\n]", str(folder)):
+        raise ValueError(
+            f"{folder}: {odd[0]!r} in a path has a meaning of its own for sbatch; choose another --store"
+        )
+    executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_python=python_command(python))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         executor.update_parameters(**given)

@@ -214,9 +214,13 @@ def _reason(words: str, told: str, ending: str) -> str:
 
 def _exit_in_words(status: int) -> str:
     """A process's end from what `wait` returns; empty where it is well."""
-    if code := status >> 8:
+    code, number = status >> 8, status & 127
+    if code > 128:
+        # As shells tell of a signal.
+        number = code - 128
+    elif code:
         return f"exit code {code}"
-    if not (number := status & 127):
+    if not number:
         return ""
     try:
         return f"killed by {signal.Signals(number).name}"

@@ -15,7 +15,7 @@ from sr.ledger import Ledger, State
 from sr.lock import exclusive
 from sr.track import TrackedTrial, VerifiedRun, WandbFeed, verify_offline_run
 from sweeps import agendas, tune
-from sweeps.deaths import record_failure, survived
+from sweeps.deaths import deaths, record_failure, survived
 from sweeps.evaluation import BASELINE, evaluate_baseline, evaluate_trial, mark_stopped_early
 from sweeps.interrupt import Interruption, StopFile, hear_again, listening
 from sweeps.resources import concurrency, this_machine
@@ -223,9 +223,9 @@ def finish(sweep: Sweep, *, progress: Progress) -> None:
         listening() as interruption,
     ):
         for trial in sweep.with_state(State.PENDING, State.RUNNING):
-            record_failure(
-                sweep.ledger(trial), f"ended from outside more than {sweep.config.max_failures} times"
-            )
+            ledger = sweep.ledger(trial)
+            causes = "".join(f"; the last time: {cause}" for cause in deaths(ledger)[-1:])
+            record_failure(ledger, f"ended from outside more than {sweep.config.max_failures} times{causes}")
         with _feed(sweep) or nullcontext() as feed:
             _evaluate(sweep, progress, interruption, run_tasks=_one_by_one)
     if feed and feed.problem:

@@ -10,13 +10,15 @@ from cluster.requeue import requeued
 from sr.config import EngineConfig
 from sr.evaluate import mean_scores
 from sr.ledger import Ledger, State
-from sr.ranks import place_from_environment
+from sr.lock import is_held
+from sr.ranks import Place, in_words, place_from_environment
 from sr.rollcall import OtherRankFailedError, RankLostError
+from sr.train import Stop
 from sweeps import driver
 from sweeps.cli.follow import Follow
 from sweeps.cli.show import say
 from sweeps.cli.table import print_verdict
-from sweeps.deaths import survived
+from sweeps.deaths import record_failure, survived, write_death
 from sweeps.evaluation import evaluate_trial
 from sweeps.interrupt import GRACE_S, exit_code_for, listening
 from sweeps.rank import Attempt, train_and_tell
@@ -133,7 +135,7 @@ def run_train(
                     say=say,
                 )
             else:
-                attempt = train_and_tell(folder, engine=engine, place=place, stop=interruption.reason)
+                attempt = _train_unwatched(folder, engine, place, interruption.reason)
         except OtherRankFailedError as error:
             if is_quiet:
                 return FAILED
@@ -146,6 +148,18 @@ def run_train(
             return _interrupted(folder, attempt)
         with interruption.at_once(f"trained in full but not evaluated; to go on: {_how_to_go_on(folder)}"):
             return _evaluate(folder)
+
+
+def _train_unwatched(folder: Path, engine: EngineConfig, place: Place | None, stop: Stop) -> Attempt:
+    """Trains as a process that no supervisor watches: what ends the trial is written down by the first rank itself."""
+    try:
+        return train_and_tell(folder, engine=engine, place=place, stop=stop)
+    except Exception as error:
+        # Where somebody else trains it, that alone was the error.
+        if (place is None or place.rank == 0) and not is_held(folder):
+            is_own_fault = not isinstance(error, OSError | MemoryError | RankLostError)
+            (record_failure if is_own_fault else write_death)(Ledger(folder), in_words(error))
+        raise
 
 
 def _interrupted(folder: Path, attempt: Attempt) -> int:

@@ -32,7 +32,9 @@ def sweep(folder: str, meeting: str, *, signal_delay_s: float, environment: dict
     allocation = ray_on_slurm.Allocation.from_environment(Path(meeting))
     if not allocation.is_first:
         ray_on_slurm.serve(allocation, say=say)
-        return 0
+        # Whatever may still fail here, such as writing down that all is well on a full disk, is no failure of the job.
+        sys.stdout.flush()
+        os._exit(0)
 
     def work(interruption: Interruption) -> int:
         from sweeps.jobs import run_sweep
@@ -105,8 +107,5 @@ def _ended(work: Callable[[Interruption], int], signal_delay_s: float) -> int:
         except (ValueError, OSError) as error:
             sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
     if code:
-        # submitit would report an exit as a failure of its own, with a traceback.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        sys.exit(code)
     return code

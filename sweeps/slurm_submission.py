@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def scripts(
         calls = [_sweep_call(folder, section)]
         return {"sweep": slurm.script(calls, folder=logs, parameters=_for_sweep(config, trials, section))}
     calls = [_trial_call(folder, trial, section) for trial in trials]
-    finish = _for_finish(config, section, after="ID-OF-THE-ARRAY")
+    finish = _for_finish(config, trials, section, after="ID-OF-THE-ARRAY")
     return {
         "array": slurm.script(calls, folder=logs, parameters=_for_array(config, trials, section)),
         "finish": slurm.script([_finish_call(folder, section, 1)], folder=logs, parameters=finish),
@@ -70,6 +71,11 @@ def check(config: SweepConfig, trials: Sequence[PlannedTrial], section: ClusterS
                 f"cluster.cpus_per_node: one trial needs {needed} CPUs (ranks x engine.threads), and {section.nodes} nodes with "
                 f"{section.cpus_per_node} have fewer; raise cluster.nodes or cluster.cpus_per_node"
             )
+    faults += [
+        f"cluster.{name}: a line break would be a line of the batch script; write it as one line"
+        for name, value in section.model_dump().items()
+        if "\n" in str(value if name != "slurm_setup" else "")
+    ]
     if section.slurm_signal_delay_s >= section.timeout_min * 60:
         faults.append(
             f"cluster.slurm_signal_delay_s: {section.slurm_signal_delay_s} s before the end is before the beginning of "
@@ -93,6 +99,9 @@ def submit(sweep: Sweep, section: ClusterSection, *, attempt: int = 1) -> list[J
     config, folder = sweep.config, sweep.folder
     check(config, sweep.trials, section)
     logs = _log_folder(folder)
+    # What jobs have left that were killed; a token among it.
+    for old in logs.glob("ray-*"):
+        shutil.rmtree(old, ignore_errors=True)
     if section.mode == "ray":
         parameters = _for_sweep(config, sweep.trials, section)
         job = slurm.submit([_sweep_call(folder, section)], folder=logs, parameters=parameters)
@@ -106,7 +115,9 @@ def submit(sweep: Sweep, section: ClusterSection, *, attempt: int = 1) -> list[J
         names = tuple(trial.trial_id for trial in todo)
         records.append(_recorded(folder, after, "array", config.name, logs, names))
     call = _finish_call(folder, section, attempt)
-    job = slurm.submit([call], folder=logs, parameters=_for_finish(config, section, after=after))
+    job = slurm.submit(
+        [call], folder=logs, parameters=_for_finish(config, sweep.trials, section, after=after)
+    )
     return [*records, _recorded(folder, job, "finish", f"{config.name}-finish", logs)]
 
 
@@ -159,7 +170,9 @@ def parameters_of(section: ClusterSection, *, name: str) -> dict[str, Any]:
     given = section.model_dump(
         include={"timeout_min", "mem_gb"} | {key for key in type(section).model_fields if "slurm_" in key}
     )
-    more = {"requeue": True} | section.slurm_additional_parameters
+    given_more = {"requeue": True} | section.slurm_additional_parameters
+    # sbatch has no "no" for its flags but to leave them out.
+    more = {name: value for name, value in given_more.items() if value is not False}
     return given | {
         "name": name,
         "slurm_setup": list(section.slurm_setup) or None,
@@ -180,8 +193,8 @@ def _for_sweep(
     if gpus is None and section.slurm_gres is None and config.gpus_per_rank:
         gpus = math.ceil(at_once * engine.ranks * config.gpus_per_rank / section.nodes)
     common = parameters_of(section, name=config.name)
-    # A first node that ends without a word takes the others with it; those end without a fault.
-    common["slurm_srun_args"] += [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"]
+    # Whatever becomes of another node's task, the first node's work goes on; some sites have it otherwise.
+    common["slurm_srun_args"] += [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=0"]
     return common | {
         "nodes": section.nodes,
         "tasks_per_node": 1,
@@ -211,7 +224,9 @@ def _for_array(
     }
 
 
-def _for_finish(config: SweepConfig, section: ClusterSection, *, after: str) -> dict[str, Any]:
+def _for_finish(
+    config: SweepConfig, trials: Sequence[PlannedTrial], section: ClusterSection, *, after: str
+) -> dict[str, Any]:
     common = parameters_of(section, name=f"{config.name}-finish")
     more = dict(common["slurm_additional_parameters"])
     if after:
@@ -220,13 +235,14 @@ def _for_finish(config: SweepConfig, section: ClusterSection, *, after: str) -> 
         "timeout_min": min(section.timeout_min, _FINISH_MIN),
         "nodes": 1,
         "tasks_per_node": 1,
-        "cpus_per_task": 1,
-        "gpus_per_node": math.ceil(config.gpus_per_rank) if section.slurm_gres is None else None,
+        "cpus_per_task": trials[0].config.engine.threads,
+        "gpus_per_node": (math.ceil(config.gpus_per_rank) or None) if section.slurm_gres is None else None,
         "slurm_array_parallelism": None,
+        "slurm_nodelist": None,
         "slurm_dependency": f"afterany:{after}" if after else None,
         "slurm_additional_parameters": more,
-        # Within srun it could not submit what has to be run again.
-        "slurm_use_srun": False,
+        # Without srun it may submit again on every site; but a container comes with srun.
+        "slurm_use_srun": bool(section.slurm_srun_args),
     }
 
 
@@ -278,7 +294,14 @@ def _recorded(
     folder: SweepFolder, job: str, kind: Kind, name: str, logs: Path, trials: tuple[str, ...] = ()
 ) -> JobRecord:
     record = JobRecord("slurm", job, kind, name, now(), str(logs), trials=trials)
-    write_record(folder.path, record)
+    try:
+        write_record(folder.path, record)
+    except OSError as error:
+        # Nobody would know of it.
+        slurm_queue.cancel([job])
+        raise OSError(
+            f"{folder.path}: cannot be written to ({error}); SLURM job {job} was cancelled"
+        ) from error
     return record
 
 

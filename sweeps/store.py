@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.records import records_in
 from sr.store import default_store as default_store
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ class SweepFolder:
 
     @property
     def resume_command(self) -> str:
-        """The command that continues it."""
-        store = str(self.path.parent.parent)
-        return shlex.join(["srloss", "sweep", "--resume", self.sweep_id, "--store", store])
+        """The command that continues it in the way that it was started."""
+        is_submitted = any(record.launcher != "local" for record in records_in(self.path))
+        words = ["resume"] if is_submitted else ["sweep", "--resume"]
+        return shlex.join(["srloss", *words, self.sweep_id, "--store", str(self.path.parent.parent)])
 
     def trial(self, trial_id: str) -> Ledger:
         """The ledger of one of its trials."""

@@ -11,7 +11,7 @@ from sr.configfile import ConfigError
 from sr.lock import exclusive
 from sweeps import slurm_submission
 from sweeps.cluster_section import ClusterSection
-from sweeps.overview import JobView, look_at_jobs, records_of
+from sweeps.overview import JobView, driver_of, look_at_jobs, records_of
 from sweeps.spec import SweepConfig
 from sweeps.store import SweepFolder
 from sweeps.sweep import Sweep, create, folder_of, plan, reopen
@@ -42,31 +42,35 @@ def submit(sweep: Sweep, *, to: Target, section: ClusterSection) -> list[JobReco
     meeting = sweep.folder.path / "jobs"
     meeting.mkdir(exist_ok=True)
     with exclusive(meeting, timeout_s=30, what="this sweep is being submitted"):
-        if told := live(sweep.folder):
+        jobs = _all_jobs(sweep.folder)
+        if told := [job for job in jobs if job.is_active]:
             listed = "; ".join(f"{in_words(job.record)} is {job.status.state}" for job in told if job.status)
             raise ValueError(
                 f"sweep {sweep.folder.sweep_id} is submitted already: {listed}. See: srloss status "
                 f"{sweep.folder.sweep_id}; to stop it: srloss cancel {sweep.folder.sweep_id}"
             )
-        if sweep.is_running():
+        if driver := driver_of(sweep.folder, jobs):
             raise ValueError(
-                f"sweep {sweep.folder.sweep_id} is being run, though not by a job of its own; see: srloss status "
+                f"sweep {sweep.folder.sweep_id} is being run by {driver} already; see: srloss status "
                 f"{sweep.folder.sweep_id}"
             )
         sweep.try_again()
-        write_atomically(meeting / _SECTION, section.model_dump_json(indent=1).encode())
         if to == "slurm":
-            return slurm_submission.submit(sweep, section)
-        from sweeps import ray_submission
+            records = slurm_submission.submit(sweep, section)
+        else:
+            from sweeps import ray_submission
 
-        return [
-            ray_submission.submit_sweep(
-                sweep.folder,
-                address=section.address,
-                ship_code=section.ship_code,
-                node_cache=section.node_cache,
-            )
-        ]
+            records = [
+                ray_submission.submit_sweep(
+                    sweep.folder,
+                    address=section.address,
+                    ship_code=section.ship_code,
+                    node_cache=section.node_cache,
+                )
+            ]
+        # Only now: what was refused is nothing to ask for again.
+        write_atomically(meeting / _SECTION, section.model_dump_json(indent=1).encode())
+        return records
 
 
 def live(folder: SweepFolder) -> list[JobView]:
@@ -75,11 +79,15 @@ def live(folder: SweepFolder) -> list[JobView]:
     Raises:
         ConnectionError: A scheduler does not answer, so that nobody knows.
     """
+    return [job for job in _all_jobs(folder) if job.is_active]
+
+
+def _all_jobs(folder: SweepFolder) -> list[JobView]:
     problems: list[str] = []
     jobs = look_at_jobs(records_of(folder), problems)
     if problems:
         raise ConnectionError("; ".join(problems))
-    return [job for job in jobs if job.is_active]
+    return jobs
 
 
 def last_section(sweep: Sweep) -> ClusterSection:

@@ -30,14 +30,17 @@ def cancel_sweep(folder: SweepFolder, *, keep: bool) -> int:
         _let_save(folder, view)
         is_ended = _end_jobs(folder, view)
         view = overview(folder)
-    else:
+    elif not view.problems:
         say(f"sweep {view.sweep_id}: nothing of it runs or waits")
     for problem in view.problems:
         warn(problem)
     if not keep:
         _delete(view, [trial for trial in view.trials if trial.state not in ("finished", "stopped_early")])
+    if view.problems:
+        warn("so it may still run or wait; cancel it again when that is settled")
+        return 1
     _say_left(view)
-    return 0 if is_ended and not view.problems else 1
+    return 0 if is_ended else 1
 
 
 def _let_save(folder: SweepFolder, view: Overview) -> None:

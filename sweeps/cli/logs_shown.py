@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cluster.api import JobState
 from sweeps.cli.overview_shown import job_line
 from sweeps.cli.watched import find_trial
 from sweeps.joblogs import Follower, files_of, ranks_in, trial_files
@@ -87,6 +88,11 @@ def _why_none(view: Overview, trial: TrialView | None, job: JobView | None, rank
             return f"{job_line(job)}; task {rank} has printed nothing, or there is no such task"
         if job.record.kind == "array" or job.elements:
             return f"{job_line(job)}; the trials' logs are with --trial"
+        if job.status is not None and job.status.state is JobState.FAILED:
+            return (
+                f"{job_line(job)}; it has printed nothing: do the nodes see {job.record.log_folder}? srloss doctor --on "
+                f"{job.record.launcher} shows what they have"
+            )
         return f"{job_line(job)}; it has printed nothing yet, see {job.record.log_folder}"
     if view.driver:
         told = f"is run by {view.driver}, which prints to its own terminal"

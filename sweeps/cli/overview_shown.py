@@ -55,11 +55,13 @@ def _head(view: Overview) -> list[str]:
     active = [job for job in view.jobs if job.is_active or job.status is None]
     shown_jobs = active or list(view.jobs[-1:])
     lines += [job_line(job) for job in shown_jobs]
+    if any(job.status is not None and job.status.state is JobState.FAILED for job in shown_jobs):
+        lines.append(f"what it said: {shlex.join(['srloss', 'logs', view.sweep_id])}")
     if len(view.jobs) > len(shown_jobs):
         lines.append(f"({len(view.jobs) - len(shown_jobs)} more submitted before, over)")
     if view.driver and not any(job.is_active for job in view.jobs):
         lines.append(f"run by {view.driver}")
-    elif not view.is_active and view.exit_code == 130:
+    elif not view.is_active and not view.problems and view.exit_code == 130:
         lines.append(f"nothing runs; go on with: {resume_command(view)}")
     if view.driver and all(trial.has_ended for trial in view.trials):
         finished = [trial for trial in view.trials if trial.state == "finished"]
@@ -70,9 +72,7 @@ def _head(view: Overview) -> list[str]:
 
 def resume_command(view: Overview) -> str:
     """What goes on with a sweep in the way that it was started."""
-    if all(job.record.launcher == "local" for job in view.jobs):
-        return SweepFolder(view.folder).resume_command
-    return shlex.join(["srloss", "resume", view.sweep_id, "--store", str(view.folder.parent.parent)])
+    return SweepFolder(view.folder).resume_command
 
 
 def _remarks(view: Overview) -> list[str]:

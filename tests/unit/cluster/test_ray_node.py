@@ -34,6 +34,8 @@ put("pid", str(os.getpid()))
 if not (child := os.fork()):
     os.setsid()
     time.sleep(987)
+while os.getsid(child) != child:
+    time.sleep(0.001)
 put("child", str(child))
 {first}
 print("Ray runtime started.", flush=True)
@@ -184,11 +186,13 @@ def test_what_slurm_sends_to_all_processes_of_a_job_does_not_end_it(ray: Path, n
 
 def test_one_that_does_not_come_up_says_why_and_leaves_nothing(ray: Path, name: str) -> None:
     write_stand_in(ray, "sys.exit('port 6379 is taken')")
+    began = time.monotonic()
     with (
         pytest.raises(OSError, match=rf"^Ray ended on {os.uname().nodename}:\nport 6379 is taken$"),
         node(name),
     ):
         pass
+    assert time.monotonic() - began < 30, "it is not waited for"
     assert not is_alive(pid_in(ray / "child"))
     assert not temporary(ray).exists()
 
@@ -228,8 +232,15 @@ def test_it_dies_with_its_owner_however_that_dies(ray: Path, name: str) -> None:
         assert is_alive(pid_in(ray / "pid"))
         process.kill()
         wait_until(lambda: not is_alive(pid_in(ray / "pid")))
-    temporary(ray).joinpath("start.log").unlink()
-    temporary(ray).rmdir()
+    left = temporary(ray)
+    (left / "alive").rename(left / "beginning")
+    with node(name):
+        assert left.exists(), "one without a lock may only just begin"
+        (left / "beginning").rename(left / "alive")
+        alive = temporary(ray)
+        with node(f"{name}-other"):
+            assert not left.exists()
+            assert alive.exists()
 
 
 def test_who_needs_it_ends_when_it_ends_and_cleans_up(ray: Path, name: str) -> None:

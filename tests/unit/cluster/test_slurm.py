@@ -107,6 +107,12 @@ def test_bash_reads_odd_names_as_they_were_meant(commands: Path, monkeypatch: py
     assert text.index("\ncd /\nexport A=b\n") < text.index("\nsrun ")
 
 
+@pytest.mark.parametrize("name", ["%j", "two\nlines"])
+def test_what_sbatch_would_read_otherwise_is_refused(name: str, commands: Path) -> None:
+    with pytest.raises(ValueError, match="meaning of its own for sbatch; choose another --store"):
+        text_for(commands.parent / name)
+
+
 def test_a_command_in_place_of_python_is_taken_as_it_is(commands: Path) -> None:
     command = "apptainer exec --nv 'my image.sif' python"
     assert python_command(command) == f"{command} -P -m cluster.hold_signals"
@@ -152,11 +158,24 @@ def test_what_sbatch_would_take_is_no_refusal(sbatch: Path) -> None:
         ),
         ("sbatch: error: one\nsbatch: error: one\n", "SLURM refuses the job: one"),
         ("", "SLURM refuses the job: exit code 3"),
+        (
+            "allocation failure: Unable to contact slurm controller (connect failure)\n",
+            "SLURM does not answer: allocation failure: Unable to contact slurm controller (connect failure); try again later",
+        ),
     ],
 )
 def test_a_refusal_is_in_the_words_of_slurm(commands: Path, err: str, told: str) -> None:
     stand_in(commands, "sbatch", err=err, code=3)
     assert refusal("").endswith(told)
+
+
+def test_lines_that_bash_cannot_read_are_told_before_anything_is_submitted(sbatch: Path) -> None:
+    parameters = {"slurm_setup": ["echo it's"], "timeout_min": 7}
+    with pytest.raises(
+        ValueError, match=r"^cluster: bash cannot read the batch script \(line \d+: unexpected EOF"
+    ):
+        submit([Call(add, {"one": 1, "two": 2})], folder=sbatch / "logs", parameters=parameters)
+    assert not (sbatch / "script").exists()
 
 
 def test_a_silent_and_a_missing_sbatch_are_told(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:

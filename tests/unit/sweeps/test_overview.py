@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -163,7 +164,7 @@ def test_elements_of_an_array_stand_for_their_own_trials(sweep: Sweep, slurm_say
 
 
 def test_a_scheduler_that_does_not_answer_hides_nothing_else(
-    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def silent(jobs: list[str]) -> dict[str, JobStatus]:
         raise ConnectionError("SLURM does not answer: nobody home")
@@ -174,6 +175,10 @@ def test_a_scheduler_that_does_not_answer_hides_nothing_else(
     view = overview(sweep.folder)
     assert view.trials[0].state == "running"
     assert "warning: SLURM does not answer: nobody home" in text(view)
+    sweep.ledger(sweep.trials[0]).set_status(Status(State.PENDING))
+    assert "nothing runs" not in text(overview(sweep.folder)), "nobody knows"
+    assert cancel_sweep(sweep.folder, keep=True) == 1
+    assert capfd.readouterr().out == ""
     json.dumps(as_plain(view), allow_nan=False)
 
 
@@ -238,6 +243,11 @@ def test_logs_say_why_there_are_none_and_where_to_look(
     submit(sweep)
     slurm_says({"77": PENDING})
     with pytest.raises(ValueError, match=r"SLURM job 77: pending \(Resources\).*it has printed nothing yet"):
+        logs()
+    slurm_says({"77": replace(OVER, words="FAILED", reason="JobLaunchFailure")})
+    with pytest.raises(
+        ValueError, match=r"failed \(JobLaunchFailure\); it has printed nothing: do the nodes see /"
+    ):
         logs()
     place = sweep.folder.path / "jobs" / "slurm"
     place.mkdir()

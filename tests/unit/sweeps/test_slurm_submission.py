@@ -112,6 +112,10 @@ def test_a_block_that_fits_has_no_faults(tmp_path: Path) -> None:
             {"timeout_min": 2, "slurm_signal_delay_s": 120},
             "cluster.slurm_signal_delay_s: 120 s before the end is before the beginning of 2 minutes; lower it",
         ),
+        (
+            {"slurm_comment": "two\nrm lines"},
+            "cluster.slurm_comment: a line break would be a line of the batch script",
+        ),
     ],
 )
 def test_what_a_cluster_cannot_carry_is_told_before(
@@ -160,7 +164,7 @@ def test_a_sweep_asks_for_one_task_on_each_node_with_what_its_trials_need(
     assert job["tasks_per_node"] == 1
     # Two trials of four ranks on five nodes: 24 CPUs and 8 GPUs.
     assert (job["cpus_per_task"], job["gpus_per_node"]) == (5, 2)
-    assert job["slurm_srun_args"] == ["--x", "--cpus-per-task=5", "--kill-on-bad-exit=1"]
+    assert job["slurm_srun_args"] == ["--x", "--cpus-per-task=5", "--kill-on-bad-exit=0"]
     assert (job["name"], job["timeout_min"], job["mem_gb"], job["slurm_account"]) == ("odd", 60, 7.5, "lab")
     assert job["slurm_signal_delay_s"] == 120
     assert job["slurm_stderr_to_stdout"] is True
@@ -193,7 +197,15 @@ def test_an_array_asks_for_a_task_for_each_rank_and_then_for_little(
     tmp_path: Path, submitted: Submitted
 ) -> None:
     sweep = sweep_in(tmp_path, gpus_per_rank=1.0)
-    array, finish = asked(sweep, submitted, mode="array", nodes=2, timeout_min=600, slurm_srun_args=("--x",))
+    array, finish = asked(
+        sweep,
+        submitted,
+        mode="array",
+        nodes=2,
+        timeout_min=600,
+        slurm_srun_args=("--x",),
+        slurm_nodelist="a,b",
+    )
     assert (array["nodes"], array["tasks_per_node"], array["cpus_per_task"], array["gpus_per_node"]) == (
         2,
         2,
@@ -206,18 +218,22 @@ def test_an_array_asks_for_a_task_for_each_rank_and_then_for_little(
     assert (finish["nodes"], finish["tasks_per_node"], finish["cpus_per_task"], finish["gpus_per_node"]) == (
         1,
         1,
-        1,
+        3,
         1,
     )
     assert (finish["name"], finish["timeout_min"]) == ("odd-finish", 60)
     assert finish["slurm_dependency"] == "afterany:101"
-    assert finish["slurm_use_srun"] is False
+    assert finish["slurm_use_srun"] is True, "a container comes with srun"
+    assert finish["slurm_srun_args"] == ["--x"]
+    assert "slurm_nodelist" not in finish
     assert finish["slurm_additional_parameters"] == {"requeue": True, "kill-on-invalid-dep": "yes"}
     assert "slurm_array_parallelism" not in finish
 
 
 def test_what_comes_after_a_short_array_is_no_longer_than_that(tmp_path: Path, submitted: Submitted) -> None:
-    assert asked(sweep_in(tmp_path), submitted, mode="array", timeout_min=10)[1]["timeout_min"] == 10
+    finish = asked(sweep_in(tmp_path), submitted, mode="array", timeout_min=10)[1]
+    assert finish["timeout_min"] == 10
+    assert finish["slurm_use_srun"] is False
 
 
 def test_trials_at_once(tmp_path: Path, submitted: Submitted) -> None:
@@ -235,7 +251,7 @@ def test_other_options_of_sbatch_are_handed_on() -> None:
         slurm_python="my python",
     )
     job = parameters_of(section, name="n")
-    assert job["slurm_additional_parameters"] == {"reservation": "x", "requeue": False}
+    assert job["slurm_additional_parameters"] == {"reservation": "x"}, "sbatch has no --requeue=False"
     assert (job["slurm_setup"], job["slurm_exclusive"], job["slurm_python"]) == (
         ["module load x"],
         True,
@@ -332,6 +348,7 @@ def test_trials_that_ended_too_early_are_submitted_again(
     sweep = sweep_in(tmp_path, max_failures=2)
     end(sweep, 0, 1)
     end(sweep, 2, state=State.FAILED)
+    end(sweep, 3, state=State.RUNNING)
     section = ClusterSection(mode="array", timeout_min=5, slurm_setup=("module load x",))
     assert finish_array(sweep.folder.path, section=section.model_dump(), attempt=2) == 0
     assert [len(job["calls"]) for job in submitted] == [1, 1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ from cluster import slurm_queue
 from cluster.api import JobState
 from cluster.records import JobRecord, JobStatus, write_record
 from sr.configfile import ConfigError
+from sr.holder import this_process
 from sr.ledger import State, Status
 from sr.lock import exclusive, is_held
 from sweeps import ray_submission, slurm_submission, submission
 from sweeps.cluster_section import ClusterSection
 from sweeps.spec import SweepConfig, expand, parse_sweep
 from sweeps.store import SweepFolder
-from sweeps.submission import in_words, last_target, live, ready, submit, target_of
+from sweeps.submission import in_words, last_section, last_target, live, ready, submit, target_of
 from sweeps.sweep import Sweep
 
 Say = Callable[[JobState | None], None]
@@ -51,7 +54,8 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     given: list[Path] = []
 
     def take(sweep: Sweep, section: ClusterSection) -> list[JobRecord]:
-        assert section is SECTION
+        if section.slurm_partition == "nope":
+            raise ValueError("refused")
         assert is_held(sweep.folder.path / "jobs"), "nobody else can submit it meanwhile"
         given.append(sweep.folder.path)
         new = record(str(100 + len(given)))
@@ -133,10 +137,30 @@ def test_a_scheduler_that_is_silent_is_not_taken_for_one_that_knows_nothing(
 def test_what_somebody_runs_by_hand_is_not_submitted(sweep: Sweep, submitted: list[Path]) -> None:
     with (
         exclusive(sweep.folder.path, timeout_s=0, what="this sweep is being run"),
-        pytest.raises(ValueError, match="sweep odd-1 is being run, though not by a job of its own"),
+        pytest.raises(ValueError, match=rf"sweep odd-1 is being run by process {os.getpid()} on .* already"),
     ):
         submit(sweep, to="slurm", section=SECTION)
     assert submitted == []
+
+
+def test_what_slurm_has_ended_is_not_waited_for_like_one_that_may_live(
+    sweep: Sweep, submitted: list[Path], slurm_says: Say
+) -> None:
+    submit(sweep, to="slurm", section=SECTION)
+    place = sweep.folder.path / ".lease"
+    place.mkdir()
+
+    def hold(job: str) -> None:
+        elsewhere = replace(this_process(), pid_namespace="another", job=f"c:{job}", job_shown=job)
+        (place / "00000001.json").write_bytes(elsewhere.to_bytes())
+
+    slurm_says(JobState.FAILED)
+    hold("77")
+    with pytest.raises(ValueError, match=r"is being run by process \d+ on \S+ \(SLURM job 77\) already"):
+        submit(sweep, to="slurm", section=SECTION)
+    hold("101")
+    submit(sweep, to="slurm", section=SECTION)
+    assert len(submitted) == 2
 
 
 def test_what_failed_or_was_cancelled_is_tried_again_and_nothing_else(sweep: Sweep) -> None:
@@ -187,6 +211,17 @@ def test_a_sweep_that_exists_is_continued(sweep: Sweep, monkeypatch: pytest.Monk
     assert (found.command, found.trials) == ("test", sweep.trials)
     ready(config_of(parameters={"loss": ["mse"]}), store=store, command="again")
     assert made == ["odd"]
+
+
+def test_what_was_asked_for_the_last_time_is_remembered_but_no_refusal(sweep: Sweep, slurm_says: Say) -> None:
+    assert last_section(sweep) == sweep.config.cluster
+    asked = ClusterSection(nodes=5, slurm_setup=("a", "b"), slurm_additional_parameters={"x": 1})
+    submit(sweep, to="slurm", section=asked)
+    assert last_section(sweep) == asked
+    slurm_says(JobState.FAILED)
+    with pytest.raises(ValueError, match="refused"):
+        submit(sweep, to="slurm", section=ClusterSection(slurm_partition="nope"))
+    assert last_section(sweep) == asked
 
 
 def test_the_last_place_is_remembered(sweep: Sweep) -> None:

@@ -97,6 +97,14 @@ def test_resume_takes_the_latest_where_only_changes_are_given(tmp_path: Path, su
     ]
 
 
+def test_resume_asks_for_what_was_asked_for_the_last_time(tmp_path: Path, submitted: Submitted) -> None:
+    sweep = make(tmp_path)
+    submitted_to(sweep, "slurm")
+    (sweep.folder.path / "jobs" / "cluster-section").write_text(ClusterSection(nodes=7).model_dump_json())
+    said("resume", "cluster.timeout_min=5", "--store", tmp_path)
+    assert submitted[0][2] == ClusterSection(nodes=7, timeout_min=5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
