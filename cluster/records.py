@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,6 +53,11 @@ class JobStatus:
     starts_at: str = ""
     """When the scheduler expects to start it; empty where it does not say."""
     restarts: int = 0
+
+
+def now() -> str:
+    """The time as records have it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def write_record(folder: Path, record: JobRecord) -> Path:

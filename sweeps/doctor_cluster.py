@@ -16,7 +16,7 @@ from typing import Any
 
 from cluster import ray_jobs, slurm, slurm_queue, slurm_site
 from cluster.api import JobState
-from cluster.records import JobRecord, JobStatus
+from cluster.records import JobRecord, JobStatus, now
 from sr.configfile import ConfigError
 from sweeps import doctor_far_side, ray_submission, slurm_submission
 from sweeps.cluster_section import ClusterSection
@@ -112,7 +112,7 @@ def on_ray(
             working_dir=shipped,
             grace_s=5,
         )
-        record = JobRecord("ray", job, "sweep", NAME, slurm_submission.now(), "", address=address)
+        record = JobRecord("ray", job, "sweep", NAME, now(), "", address=address)
         name = f"Ray job {job}"
         with _cancelled_with(name, lambda: _stop_ray(record)):
             status = _ended(lambda: ray_jobs.look(record), name, wait_s=wait_s, tell=tell)

@@ -6,11 +6,11 @@ import json
 import os
 import tempfile
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 
 from cluster import ray_jobs
-from cluster.records import JobRecord, write_record
+from cluster.records import JobRecord, now, write_record
+from sweeps.cluster_section import ClusterSection
 from sweeps.code import copy_code, versions
 from sweeps.interrupt import GRACE_S
 from sweeps.store import SweepFolder
@@ -29,33 +29,24 @@ _STOP_S = 15
 """What Ray waits beyond the grace period before it kills a job that was stopped."""
 
 
-def submit_sweep(
-    folder: SweepFolder,
-    *,
-    address: str | None,
-    ship_code: bool = False,
-    node_cache: str | None = None,
-    grace_s: float = GRACE_S,
-) -> JobRecord:
+def submit_sweep(folder: SweepFolder, section: ClusterSection, *, grace_s: float = GRACE_S) -> JobRecord:
     """Submits a sweep to run on a Ray cluster, and keeps a record of it in its folder.
 
     Args:
         folder: The sweep's, made already, on a file system that all machines of the cluster share.
-        address: URL of the cluster's dashboard; None: what $RAY_API_SERVER_ADDRESS or $RAY_ADDRESS say.
-        ship_code: Send this srloss with the job; else the one that is installed there is used, and must be the same.
-        node_cache: A folder on a disk of each machine, in which the data set is kept; None: $SRLOSS_NODE_CACHE, if set.
+        section: Where the cluster is, whether srloss is sent with the job, and where its machines keep the data.
         grace_s: How long trials may take to save when the job is stopped.
 
     Raises:
         ValueError: It is submitted already, or this cluster cannot be used, and why.
         ConnectionError: The cluster does not answer.
     """
-    address = ray_jobs.address_of(address)
+    address = ray_jobs.address_of(section.address)
     path = folder.path.absolute()
     arguments = [str(path), "--expect", json.dumps(versions()), "--grace", f"{grace_s:g}"]
     with ExitStack() as stack:
         code = None
-        if ship_code:
+        if section.ship_code:
             code = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="srloss-")))
             copy_code(code)
             arguments.append("--ships-code")
@@ -63,15 +54,12 @@ def submit_sweep(
             on_head("sweeps.ray_far_side", *arguments),
             address=address,
             submission_id=ray_jobs.job_name(f"srloss-{folder.sweep_id}"),
-            env=environment(),
+            env=environment(section.node_cache),
             metadata={"sweep": folder.sweep_id, "folder": str(path)},
             working_dir=code,
             grace_s=int(grace_s) + _STOP_S,
         )
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
-    record = JobRecord(
-        "ray", job, "sweep", name=folder.sweep_id, submitted=now, log_folder=str(path), address=address
-    )
+    record = JobRecord("ray", job, "sweep", folder.sweep_id, now(), log_folder=str(path), address=address)
     write_record(path, record)
     return record
 
@@ -87,9 +75,15 @@ def on_head(module: str, *arguments: str) -> list[str]:
     return ["sh", "-c", script, "srloss", *arguments]
 
 
-def environment() -> dict[str, str]:
-    """Variables of whoever submits, for the job."""
+def environment(node_cache: str | None = None) -> dict[str, str]:
+    """Variables of whoever submits, for the job.
+
+    Args:
+        node_cache: A folder on a disk of each machine, in which the data set is kept; None: $SRLOSS_NODE_CACHE, if set.
+    """
     given = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
+    if node_cache is not None:
+        given["SRLOSS_NODE_CACHE"] = node_cache
     for name, value in given.items():
         if "://" in value and "@" in value:
             raise ValueError(

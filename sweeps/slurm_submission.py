@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster import slurm, slurm_queue
-from cluster.records import JobRecord, Kind, write_record
+from cluster.records import JobRecord, Kind, now, write_record
 from sr.configfile import ConfigError, unknown
 from sr.ledger import State
 from sweeps import slurm_far_side
@@ -303,8 +302,3 @@ def _recorded(
             f"{folder.path}: cannot be written to ({error}); SLURM job {job} was cancelled"
         ) from error
     return record
-
-
-def now() -> str:
-    """The time, with the offset from UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -60,14 +60,7 @@ def submit(sweep: Sweep, *, to: Target, section: ClusterSection) -> list[JobReco
         else:
             from sweeps import ray_submission
 
-            records = [
-                ray_submission.submit_sweep(
-                    sweep.folder,
-                    address=section.address,
-                    ship_code=section.ship_code,
-                    node_cache=section.node_cache,
-                )
-            ]
+            records = [ray_submission.submit_sweep(sweep.folder, section)]
         # Only now: what was refused is nothing to ask for again.
         write_atomically(meeting / _SECTION, section.model_dump_json(indent=1).encode())
         return records

@@ -19,6 +19,7 @@ from cluster.records import JobRecord, JobStatus, records_in
 from sr.ledger import State
 from sweeps import driver, ray_submission
 from sweeps.cli.follow import Follow
+from sweeps.cluster_section import ClusterSection
 from sweeps.code import versions
 from sweeps.ray_submission import submit_sweep
 from sweeps.spec import parse_sweep
@@ -86,10 +87,10 @@ def test_a_sweep_ends_there_as_it_does_here(
 ) -> None:
     sweep = make(photos, tmp_path / "the lab's store")
     monkeypatch.setenv("SRLOSS_CACHE", str(tmp_path / "it's a cache"))
-    record = submit_sweep(sweep.folder, address=None, ship_code=True)
+    record = submit_sweep(sweep.folder, ClusterSection(ship_code=True))
     assert records_in(sweep.folder.path) == [record]
     with pytest.raises(ValueError, match=f"submitted already, as job {record.job_id}"):
-        submit_sweep(sweep.folder, address=None, ship_code=True)
+        submit_sweep(sweep.folder, ClusterSection(ship_code=True))
     printed = "".join(ray_jobs.follow(record))
     status = ended(record)
     assert status.state is JobState.SUCCEEDED, printed
@@ -116,7 +117,7 @@ def test_another_version_is_told_for_every_node(
     has = versions()["srloss"]
     monkeypatch.setattr(ray_submission, "versions", lambda: {**versions(), "srloss": "0123456789ab"})
     sweep = make(photos, tmp_path)
-    status = ended(record := submit_sweep(sweep.folder, address=cluster.address))
+    status = ended(record := submit_sweep(sweep.folder, ClusterSection(address=cluster.address)))
     assert status.state is JobState.FAILED
     told = re.findall(r"^error: node (\w+) \(([\d.]+)\): (.*)$", ray_jobs.logs(record), re.MULTILINE)
     assert sorted(told) == [
@@ -138,7 +139,7 @@ def test_a_store_that_only_the_submitter_has_is_told(
     # Each host has a /dev/shm of its own.
     place = Path("/dev/shm") / f"{tmp_path.name}-{os.getpid()}"
     try:
-        status = ended(submit_sweep(make(photos, place).folder, address=cluster.address))
+        status = ended(submit_sweep(make(photos, place).folder, ClusterSection(address=cluster.address)))
     finally:
         subprocess.run(["rm", "-r", str(place)], check=True)
     assert status.state is JobState.FAILED
@@ -166,14 +167,14 @@ def test_a_stopped_job_saves_and_goes_on_as_another(
     cluster: RayCluster, photos: Path, tmp_path: Path
 ) -> None:
     sweep = make(photos, tmp_path, training=LONG)
-    record = submit_sweep(sweep.folder, address=None)
+    record = submit_sweep(sweep.folder, ClusterSection())
     wait_for_step(sweep, 50, record)
     status = ray_jobs.stop(record, wait_s=60)
     assert status.state is JobState.CANCELLED
     assert "interrupted by SIGTERM" in ray_jobs.logs(record)
     first = sweep.ledger(sweep.trials[0]).status()
     assert (first.state, first.attempt) == (State.PENDING, 1)
-    again = submit_sweep(sweep.folder, address=None)
+    again = submit_sweep(sweep.folder, ClusterSection())
     assert again.job_id == f"{record.job_id}-2"
     assert ended(again).state is JobState.SUCCEEDED, ray_jobs.logs(again)
     assert equal(result(sweep), result(locally(make(photos, tmp_path / "local", training=LONG))))
@@ -182,7 +183,7 @@ def test_a_stopped_job_saves_and_goes_on_as_another(
 @pytest.mark.slow
 def test_a_sweep_outlives_a_node_and_not_the_head(cluster: RayCluster, photos: Path, tmp_path: Path) -> None:
     sweep = make(photos, tmp_path, training=LONG)
-    record = submit_sweep(sweep.folder, address=None)
+    record = submit_sweep(sweep.folder, ClusterSection())
     wait_for_step(sweep, 50, record)
     cluster.kill_node("worker")
     cluster.revive_node("worker")
@@ -192,7 +193,7 @@ def test_a_sweep_outlives_a_node_and_not_the_head(cluster: RayCluster, photos: P
     assert equal(result(sweep), result(local))
     # The head goes, and with it the job. Last, as the cluster is gone then.
     second = make(photos, tmp_path / "second", training=LONG)
-    record = submit_sweep(second.folder, address=None)
+    record = submit_sweep(second.folder, ClusterSection())
     wait_for_step(second, 50, record)
     cluster.kill_node("head")
     began = time.monotonic()

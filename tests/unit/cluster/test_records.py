@@ -7,7 +7,7 @@ import multiprocessing
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from cluster.records import JobRecord, records_in, write_record
+from cluster.records import JobRecord, now, records_in, write_record
 
 
 def record(job_id: str, trials: tuple[str, ...] = ()) -> JobRecord:
@@ -56,3 +56,7 @@ def test_two_that_submit_at_once_take_different_numbers(tmp_path: Path) -> None:
     # Each writer's own come in its own order.
     assert [job for job in jobs if job[0] == "a"] == [f"a-{number}" for number in range(25)]
     assert len(list((tmp_path / "jobs").iterdir())) == 50, "nothing temporary is left"
+
+
+def test_times_tell_their_offset() -> None:
+    assert now()[19] in "+-"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sweeps import code, ray_submission
+from sweeps.cluster_section import ClusterSection
 from sweeps.ray_submission import submit_sweep
 from sweeps.store import SweepFolder
 from sweeps.tune.nodes import faults_of, sees
@@ -114,6 +115,12 @@ def test_only_what_is_meant_for_the_cluster_is_handed_on(
 def test_a_cluster_that_does_not_answer_leaves_no_record(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(ConnectionError, match="does not answer"):
-        submit_sweep(SweepFolder(tmp_path / "s"), address="http://127.0.0.1:9")
+        submit_sweep(SweepFolder(tmp_path / "s"), ClusterSection(address="http://127.0.0.1:9"))
     assert time.monotonic() - began < 8
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_cache_of_the_block_goes_before_that_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRLOSS_NODE_CACHE", "$HOME/own")
+    assert ray_submission.environment()["SRLOSS_NODE_CACHE"] == "$HOME/own"
+    assert ray_submission.environment("$TMPDIR")["SRLOSS_NODE_CACHE"] == "$TMPDIR"

@@ -11,7 +11,7 @@ from cluster import slurm, slurm_queue
 from cluster.records import records_in
 from sr.configfile import ConfigError
 from sr.ledger import State, Status
-from sweeps import driver, jobs, slurm_far_side, slurm_submission
+from sweeps import driver, jobs, slurm_far_side
 from sweeps.cluster_section import ClusterSection
 from sweeps.interrupt import listening
 from sweeps.slurm_submission import check, finish_array, parameters_of, scripts, submit
@@ -384,7 +384,3 @@ def test_an_interrupted_end_reports_nothing(
         interruption.heed(lambda: "SIGUSR2")
         assert finish_array(sweep.folder.path, section=ClusterSection().model_dump(), attempt=1) == 143
     assert ended == ["evaluated", "SIGUSR2"]
-
-
-def test_times_tell_their_offset() -> None:
-    assert slurm_submission.now()[19] in "+-"

@@ -190,12 +190,11 @@ def test_ray_gets_what_is_its_own(
     monkeypatch.setattr(
         ray_submission,
         "submit_sweep",
-        lambda folder, **more: given.update(more, folder=folder) or record("r", "ray"),
+        lambda folder, section: given.update(folder=folder, section=section) or record("r", "ray"),
     )
     section = ClusterSection(address="http://head:8265", ship_code=True, node_cache="/local")
     assert [job.job_id for job in submit(sweep, to="ray", section=section)] == ["r"]
-    expected = {"address": "http://head:8265", "ship_code": True, "node_cache": "/local"}
-    assert given == {"folder": sweep.folder, **expected}
+    assert given == {"folder": sweep.folder, "section": section}
     assert submitted == []
 
 
