@@ -233,6 +233,41 @@ def test_an_array_whose_rank_is_killed_and_that_is_cancelled_and_resumed(
     expect_nothing_left(slurm, store)
 
 
+@pytest.mark.slow
+def test_a_lost_head_and_a_killed_driver(
+    slurm_cluster: SlurmCluster, sweep_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    slurm, store = slurm_cluster, tmp_path / STORE
+
+    def kill(word: str) -> None:
+        found = [
+            process
+            for name in slurm.nodes
+            for process in slurm.host(name).processes()
+            if word in " ".join(process.command[:4]) and "srun" not in process.command[0]
+        ]
+        os.kill(found[0].pid, signal.SIGKILL)
+
+    def trained() -> None:
+        before = steps(store)
+        wait_for(lambda: steps(store) >= before + 4)
+
+    srloss(slurm, "submit", sweep_file, store=store)
+    job = json.loads((folder_of(store) / "jobs" / "0001.json").read_text())["job_id"]
+    trained()
+    kill("gcs_server")
+    wait_for(lambda: int(slurm.job(job).get("Restarts", 0)) == 1)
+    trained()
+    # Nobody is left who could ask for another start; a person can, at once.
+    kill("submitit.core._submit")
+    slurm.wait_for_job(job, "FAILED", timeout_s=120)
+    srloss(slurm, "resume", store=store)
+    again = json.loads((folder_of(store) / "jobs" / "0002.json").read_text())["job_id"]
+    slurm.wait_for_job(again, "COMPLETED", timeout_s=240)
+    expect_the_same(store, undisturbed)
+    expect_nothing_left(slurm, store)
+
+
 def test_what_slurm_would_refuse_is_refused_before(
     slurm_cluster: SlurmCluster, sweep_file: Path, tmp_path: Path
 ) -> None:
