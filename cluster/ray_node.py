@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import functools
 import os
+import re
 import shutil
 import signal
 import socket
@@ -37,6 +38,10 @@ _MARK = "SRLOSS_RAY_NODE"
 """In the environment of all that Ray starts here, so that nothing of it is overlooked in the end."""
 _ALIVE = "alive"
 """File in a node's folder that is locked for as long as the node's owner lives."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_DEATH = re.compile(r"END (\w+)\.\w+ tail \(exit code\(s\)=(-?\d+)")
+"""How `ray start --block` ends its dump of the log of a part that has died."""
+_TAIL_LINES = 20
 _PLACE = Path("/tmp")
 _PREFIX = "srl-"
 _PR_SET_PDEATHSIG = 1
@@ -135,7 +140,7 @@ class RayNode:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         deadline = time.monotonic() + _START_S
-        while _STARTED not in self.tail():
+        while _STARTED not in self._said():
             if self.has_ended or time.monotonic() > deadline:
                 why = "ended" if self.has_ended else f"has not started within {_START_S:.0f} s"
                 raise OSError(f"Ray {why} on {socket.gethostname()}:\n{self.tail()}")
@@ -147,9 +152,16 @@ class RayNode:
         return self._process is None or self._process.poll() is not None
 
     def tail(self) -> str:
-        """The end of what it said when it started."""
+        """Which part of Ray has died; else the end of what `ray start` has said, without the records that it repeats."""
+        text = _COLOURS.sub("", self._said())
+        if deaths := _DEATH.findall(text):
+            return "\n".join(f"{part} ended with exit code {code}" for part, code in dict(deaths).items())
+        lines = [line.strip() for line in text.splitlines()]
+        return "\n".join([line for line in lines if line and not line.startswith("[20")][-_TAIL_LINES:])
+
+    def _said(self) -> str:
         with suppress(OSError):
-            return (self._temporary / "start.log").read_bytes()[-3000:].decode(errors="replace").strip()
+            return (self._temporary / "start.log").read_bytes()[-20_000:].decode(errors="replace")
         return ""
 
     @contextmanager

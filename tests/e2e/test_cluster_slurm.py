@@ -244,7 +244,7 @@ def test_a_lost_head_and_a_killed_driver(
             process
             for name in slurm.nodes
             for process in slurm.host(name).processes()
-            if word in " ".join(process.command[:4]) and "srun" not in process.command[0]
+            if word in " ".join(process.command[:6]) and "srun" not in process.command[0]
         ]
         os.kill(found[0].pid, signal.SIGKILL)
 

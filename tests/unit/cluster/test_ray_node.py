@@ -264,3 +264,19 @@ def test_who_needs_it_no_longer_does_not_end_with_it(ray: Path, name: str) -> No
         os.kill(pid_in(ray / "pid"), signal.SIGKILL)
         wait_until(lambda: running.has_ended)
         time.sleep(0.1)
+
+
+def test_of_a_dump_only_the_death_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump = (
+        "2026-11-22 06:34:01,047\tERR scripts.py:128 -- \x1b[31m----- BEGIN gcs_server.out tail -----\x1b[39m\n"
+        "[2026-11-22 06:29:11,667 I 74 74] (gcs_server) a record\nmean = 0.04ms\n"
+        "2026-11-22 06:34:01,047\tERR scripts.py:128 -- \x1b[31m----- END gcs_server.out tail (exit code(s)=-9 (signal 9)) "
+        "-----\x1b[39m\n"
+    )
+    node = RayNode([], name="x", token=tmp_path / "token", cpus=1, gpus=0, memory_bytes=None)
+    monkeypatch.setattr(node, "_said", lambda: dump)
+    assert node.tail() == "gcs_server ended with exit code -9"
+    monkeypatch.setattr(
+        node, "_said", lambda: "[2026-11-22 06:29:11,667 I 74 74] a record\nPort 1 is taken\n"
+    )
+    assert node.tail() == "Port 1 is taken"
