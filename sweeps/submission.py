@@ -42,7 +42,7 @@ def submit(sweep: Sweep, *, to: Target, section: ClusterSection) -> list[JobReco
     meeting = sweep.folder.path / "jobs"
     meeting.mkdir(exist_ok=True)
     with exclusive(meeting, timeout_s=30, what="this sweep is being submitted"):
-        jobs = _all_jobs(sweep.folder)
+        jobs = jobs_of(sweep.folder)
         if told := [job for job in jobs if job.is_active]:
             listed = "; ".join(f"{in_words(job.record)} is {job.status.state}" for job in told if job.status)
             raise ValueError(
@@ -66,16 +66,12 @@ def submit(sweep: Sweep, *, to: Target, section: ClusterSection) -> list[JobReco
         return records
 
 
-def live(folder: SweepFolder) -> list[JobView]:
-    """The jobs of a sweep that wait or run.
+def jobs_of(folder: SweepFolder) -> list[JobView]:
+    """The jobs of a sweep and where they stand.
 
     Raises:
         ConnectionError: A scheduler does not answer, so that nobody knows.
     """
-    return [job for job in _all_jobs(folder) if job.is_active]
-
-
-def _all_jobs(folder: SweepFolder) -> list[JobView]:
     problems: list[str] = []
     jobs = look_at_jobs(records_of(folder), problems)
     if problems:

@@ -21,7 +21,7 @@ from sweeps import ray_submission, slurm_submission, submission
 from sweeps.cluster_section import ClusterSection
 from sweeps.spec import SweepConfig, expand, parse_sweep
 from sweeps.store import SweepFolder
-from sweeps.submission import in_words, last_section, last_target, live, ready, submit, target_of
+from sweeps.submission import in_words, jobs_of, last_section, last_target, ready, submit, target_of
 from sweeps.sweep import Sweep
 
 Say = Callable[[JobState | None], None]
@@ -103,7 +103,7 @@ def test_what_is_over_can_be_submitted_again(
 ) -> None:
     submit(sweep, to="slurm", section=SECTION)
     slurm_says(state)
-    assert live(sweep.folder) == []
+    assert not any(job.is_active for job in jobs_of(sweep.folder))
     submit(sweep, to="slurm", section=SECTION)
     assert len(submitted) == 2
 
@@ -117,7 +117,7 @@ def test_one_that_ended_does_not_hide_one_that_runs(
     monkeypatch.setattr(
         slurm_queue, "look", lambda jobs: {job: JobStatus(states[job], states[job].name) for job in jobs}
     )
-    assert [job.record.job_id for job in live(sweep.folder)] == ["2"]
+    assert [job.record.job_id for job in jobs_of(sweep.folder) if job.is_active] == ["2"]
     with pytest.raises(ValueError, match="SLURM job 2 is running"):
         submit(sweep, to="slurm", section=SECTION)
     assert submitted == []
