@@ -5,7 +5,6 @@ could once the submitter is gone. The other, forked from it, runs the function i
 """
 
 import contextlib
-import ctypes
 import faulthandler
 import importlib
 import os
@@ -20,9 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import jobfolder
-
-_PR_SET_PDEATHSIG = 1
-"""From linux/prctl.h."""
+from cluster.fate import die_with
 
 
 def main(folder: Path) -> int:
@@ -36,7 +33,7 @@ def main(folder: Path) -> int:
     worker = os.fork()
     if worker == 0:
         os.setpgid(0, 0)
-        _die_with(watcher)
+        die_with(watcher)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
         faulthandler.enable()
         return _run(folder, job)
@@ -83,13 +80,6 @@ def _watch(worker: int, job: dict[str, Any], folder: Path) -> jobfolder.End:
 def _signal_group(worker: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):  # The whole group may have ended by itself.
         os.killpg(worker, number)
-
-
-def _die_with(watcher: int) -> None:
-    """Have the kernel kill this process when the watcher dies, so that no function runs unwatched."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != watcher:
-        os._exit(1)  # It died before the kernel knew.
 
 
 def _run(folder: Path, job: dict[str, Any]) -> int:

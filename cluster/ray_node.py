@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import functools
 import os
@@ -18,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from cluster.fate import die_with
 
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -44,8 +45,6 @@ _DEATH = re.compile(r"END (\w+)\.\w+ tail \(exit code\(s\)=(-?\d+)")
 _TAIL_LINES = 20
 _PLACE = Path("/tmp")
 _PREFIX = "srl-"
-_PR_SET_PDEATHSIG = 1
-"""From linux/prctl.h."""
 
 
 class RayNode:
@@ -135,7 +134,7 @@ class RayNode:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=functools.partial(_die_with, os.getpid()),
+                    preexec_fn=functools.partial(die_with, os.getpid()),
                 )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -205,13 +204,6 @@ def _tidy() -> None:
                 with (folder / _ALIVE).open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _die_with(parent: int) -> None:
-    """Has the kernel kill this process when its parent dies, however it dies."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # It died before the kernel knew.
 
 
 def _kill_marked(name: str) -> None:

@@ -8,7 +8,6 @@ interface ask for the token.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -21,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.jobfolder import read_json, write_atomically, write_json
 from cluster.machine import num_gpus
 from cluster.ray_node import ENVIRONMENT, RayNode
 
@@ -104,7 +104,7 @@ def head(
     try:
         own_ip = "127.0.0.1" if len(allocation.hosts) == 1 else _own_ip(allocation.hosts[1])
         with _authenticated(token), _started_head(allocation, own_ip) as (node, address):
-            _write(folder / "head.json", json.dumps({"address": address}))
+            write_json(folder / "head.json", {"address": address})
             missing = _wait_for_all(allocation, node, stop)
             has_met = True
             if missing and not stop():
@@ -137,7 +137,7 @@ def serve(allocation: Allocation, *, say: Callable[[str], None]) -> None:
         say(f"error: {error}")
     finally:
         with suppress(OSError):
-            _write(allocation.folder / f"left-{allocation.node}", "")
+            write_atomically(allocation.folder / f"left-{allocation.node}", b"")
 
 
 def _serve(allocation: Allocation) -> None:
@@ -147,7 +147,7 @@ def _serve(allocation: Allocation) -> None:
         return
     own_ip = _own_ip(address.rpartition(":")[0])
     with _ray_node(allocation, [f"--address={address}", f"--node-ip-address={own_ip}"]) as node:
-        _write(folder / f"joined-{allocation.node}", "")
+        write_atomically(folder / f"joined-{allocation.node}", b"")
         while not _is_done(folder):
             if node.has_ended:
                 raise OSError(f"Ray ended on {socket.gethostname()} before the sweep did\n{node.tail()}")
@@ -231,7 +231,7 @@ def _part(allocation: Allocation, *, has_met: bool) -> None:
     """
     folder = allocation.folder
     with suppress(OSError):
-        _write(folder / "done", "")
+        write_atomically(folder / "done", b"")
     deadline = time.monotonic() + _LEAVE_S
     while time.monotonic() < deadline:
         present = set(_listed(folder))
@@ -254,7 +254,7 @@ def _wait_for_head(folder: Path) -> str | None:
                 "first node (see its log), or the run store is not on a file system that all nodes share"
             )
         time.sleep(_POLL_S)
-    return json.loads((folder / "head.json").read_text())["address"]
+    return read_json(folder / "head.json")["address"]
 
 
 def _is_done(folder: Path) -> bool:
@@ -269,12 +269,6 @@ def _listed(folder: Path) -> list[str]:
         return [path.name for path in folder.iterdir()]
     except FileNotFoundError:
         return []
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _clear(folder: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+
+from cluster.jobfolder import read_json, write_json
 
 MOST_FRUITLESS = 3
 """Starts in a row without any progress after which a job is not requeued any more."""
@@ -78,11 +79,9 @@ def _fruitless_starts(folder: Path, job: str, progress: int) -> int:
     path = folder / "requeued.json"
     last = {"job": job, "progress": 0, "fruitless": 0}
     if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         # A person who submits it again starts the count anew.
         last = stored if stored["job"] == job else last | {"progress": stored["progress"]}
     fruitless = last["fruitless"] + 1 if progress <= last["progress"] else 0
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"job": job, "progress": progress, "fruitless": fruitless}))
-    temporary.replace(path)
+    write_json(path, {"job": job, "progress": progress, "fruitless": fruitless})
     return fruitless

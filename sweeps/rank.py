@@ -6,7 +6,6 @@ The program is started by `sweeps.supervisor`. Under `torchrun` or `srun` the co
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.fate import die_with
 from sr.config import EngineConfig, TrialConfig
 from sr.ledger import Ledger, Status, open_trial
 from sr.ranks import Place, free_port, in_words, joined
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 
 OWN_FAILURE, OTHERS_FAILURE, TRY_AGAIN = 1, 4, 75
 """Exit codes of a rank: the trial failed here, or on another rank; or its surroundings did (EX_TEMPFAIL)."""
-_PR_SET_PDEATHSIG = 1
-"""From linux/prctl.h."""
 _VISIBLE_WITHIN_S = 60.0
 
 
@@ -173,7 +171,7 @@ def main(arguments: list[str]) -> int:
         "--words", type=int, required=True, help="where to write why it failed: a file descriptor"
     )
     given = parser.parse_args(arguments)
-    _die_with(given.supervisor)
+    die_with(given.supervisor)
     place = Place(**json.loads(given.place))
 
     def tell(error: BaseException, code: int) -> int:
@@ -204,13 +202,6 @@ def _run(
     except Exception as error:  # noqa: BLE001 - handed to the supervisor; its traceback is in the log
         return tell(error, OWN_FAILURE)
     return exit_code_for(attempt.interrupted_by) if attempt.interrupted_by else 0
-
-
-def _die_with(supervisor: int) -> None:
-    """Has the kernel kill this process when the supervisor dies, however it dies."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:
-        os._exit(1)  # It died before the kernel knew.
 
 
 if __name__ == "__main__":
