@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,4 +57,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
         for name, value in getattr(item, "funcargs", {}).items():
             if isinstance(value, SlurmCluster | RayCluster):
                 report.sections.append((f"logs of {name}", value.logs()))
+                report.sections += [(str(path), _tail(path)) for path in sorted(_output_of_jobs(item))]
     return report
+
+
+def _output_of_jobs(item: pytest.Item) -> list[Path]:
+    store = getattr(item, "funcargs", {}).get("tmp_path")
+    return [] if store is None else [*store.rglob("jobs/slurm/*.out"), *store.rglob("jobs/slurm/*.err")]
+
+
+def _tail(path: Path) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-60:])
