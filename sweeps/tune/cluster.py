@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,12 @@ _EMBEDDED = {
     # How long what is left of a cluster looks for its head before it ends; on one machine, that is not away for a while.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
 }
+
+
+_TRIES = 3
+_TRY_AGAIN_S = 3.0
+_AWAY_S = 30.0
+"""Ray that tried for so long itself need not be asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +59,7 @@ def existing_ray(address: str, *, on_lost: OnLost = lambda what: (f"error: {what
     import ray
 
     _keep_quiet_about_deaths()
-    try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            # Its workers were not started with this process's environment.
-            runtime_env={"env_vars": {name: os.environ[name] for name in _QUIET}},
-        )
-    except (ConnectionError, RuntimeError) as error:
-        if "Version mismatch" in str(error):
-            raise ValueError(f"Ray at {address}: {' '.join(str(error).split())}") from None
-        raise ValueError(
-            f"Ray at {address}: does not answer ({str(error).strip().splitlines()[0]}); check the address, and that "
-            "RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH are those of the cluster"
-        ) from None
+    _connect(address)
     with watching_far_head(ray.get_runtime_context().gcs_address, on_lost):
         try:
             has = ray.cluster_resources()
@@ -74,6 +67,38 @@ def existing_ray(address: str, *, on_lost: OnLost = lambda what: (f"error: {what
         finally:
             # Without its head this may never return.
             ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    """Joins a cluster.
+
+    Raises:
+        ValueError: It does not answer, or is of another version.
+    """
+    import ray
+
+    for attempt in range(1, _TRIES + 1):
+        began = time.monotonic()
+        try:
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                # Its workers were not started with this process's environment.
+                runtime_env={"env_vars": {name: os.environ[name] for name in _QUIET}},
+            )
+            return
+        except (ConnectionError, RuntimeError) as error:
+            ray.shutdown()
+            if "Version mismatch" in str(error):
+                raise ValueError(f"Ray at {address}: {' '.join(str(error).split())}") from None
+            if attempt == _TRIES or time.monotonic() - began > _AWAY_S:
+                raise ValueError(
+                    f"Ray at {address}: does not answer ({str(error).strip().splitlines()[0]}); check the address, and that "
+                    "RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH are those of the cluster"
+                ) from None
+            # One that has only just started on a busy machine may not know all of itself yet.
+            time.sleep(_TRY_AGAIN_S)
 
 
 def end_process(pid: int, *, host: str, node_id: str | None = None) -> None:
