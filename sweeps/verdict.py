@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sr.config import TrialConfig
 from sr.ledger import State
 from sr.metrics import METRICS, Metric
 from sr.statistics import ALPHA, PerSource, bootstrap_interval, holm, per_source, sign_flip_p
@@ -82,15 +83,15 @@ def draw(sweep: Sweep) -> Verdict:
     baseline_rows = sweep.folder.baseline(BASELINE).evaluation()
     sources = {row["clip"]: row["source"] for row in baseline_rows}
     tables = {name: [sweep.ledger(trial).evaluation() for trial in trials] for name, trials in chosen.items()}
-    judged = _judged_clips([baseline_rows, *itertools.chain.from_iterable(tables.values())], sources)
+    judged = judged_clips([baseline_rows, *itertools.chain.from_iterable(tables.values())], sources)
     metrics = tuple(judged)
     dropped += _left_out(judged, sources)
     primary = sweep.config.metric.evaluation_name
     candidates = [
-        Candidate(name, tuple(trials), _measured(tables[name], judged)) for name, trials in chosen.items()
+        Candidate(name, tuple(trials), measured(tables[name], judged)) for name, trials in chosen.items()
     ]
     candidates.sort(key=lambda c: _goodness(c, primary), reverse=True)
-    baseline = Candidate(BASELINE, (), _measured([baseline_rows], judged)) if baseline_rows else None
+    baseline = Candidate(BASELINE, (), measured([baseline_rows], judged)) if baseline_rows else None
     best_on = {
         metric: max(candidates, key=lambda c: _goodness(c, metric)).name for metric in metrics if candidates
     }
@@ -117,15 +118,8 @@ def _chosen_trials(sweep: Sweep) -> tuple[dict[str, list[PlannedTrial]], list[st
     All candidates stand with the same seeds: with every planned seed where any of them has that, else, in a sweep that
     still runs, with the seeds that all of them have.
     """
-    finished: dict[str, dict[str, dict[Seed, PlannedTrial]]] = defaultdict(lambda: defaultdict(dict))
-    for trial in sweep.trials:
-        ledger = sweep.ledger(trial)
-        if ledger.status().state is State.FINISHED and ledger.evaluation():
-            # The settings that a trial of a population began with say nothing of those it ended with.
-            variant = finished[trial.candidate]["" if sweep.config.population else trial.variant]
-            rivals = [variant.get(_seed(trial), trial), trial]
-            variant[_seed(trial)] = max(rivals, key=lambda rival: _validated(sweep, [rival]))
-    planned = {_seed(trial) for trial in sweep.trials}
+    finished = finished_trials(sweep)
+    planned = {seed_of(trial.config) for trial in sweep.trials}
     widest = {name: max(map(set, variants.values()), key=len) for name, variants in finished.items()}
     seeds = planned if planned in widest.values() else set.intersection(*widest.values()) if widest else set()
     dropped: list[str] = []
@@ -133,7 +127,7 @@ def _chosen_trials(sweep: Sweep) -> tuple[dict[str, list[PlannedTrial]], list[st
     for name in dict.fromkeys(trial.candidate for trial in sweep.trials):
         variants = [
             [trials[seed] for seed in sorted(seeds)]
-            for trials in finished[name].values()
+            for trials in finished.get(name, {}).values()
             if seeds <= trials.keys()
         ]
         if not seeds or not variants:
@@ -142,23 +136,38 @@ def _chosen_trials(sweep: Sweep) -> tuple[dict[str, list[PlannedTrial]], list[st
                 f"{name} is left out of the ranking: {done} of its {len(planned)} seeds finished and were evaluated."
             )
             continue
-        chosen[name] = max(variants, key=lambda trials: _validated(sweep, trials))
+        chosen[name] = max(variants, key=lambda trials: validated(sweep, trials))
     return chosen, dropped
 
 
-def _seed(trial: PlannedTrial) -> Seed:
+def finished_trials(sweep: Sweep) -> dict[str, dict[str, dict[Seed, PlannedTrial]]]:
+    """Candidate, then variant, then seed: the trials that were trained in full and evaluated."""
+    finished: dict[str, dict[str, dict[Seed, PlannedTrial]]] = defaultdict(lambda: defaultdict(dict))
+    for trial in sweep.trials:
+        ledger = sweep.ledger(trial)
+        if ledger.status().state is State.FINISHED and ledger.evaluation():
+            # The settings that a trial of a population began with say nothing of those it ended with.
+            variant = finished[trial.candidate]["" if sweep.config.population else trial.variant]
+            seed = seed_of(trial.config)
+            variant[seed] = max(
+                [variant.get(seed, trial), trial], key=lambda rival: validated(sweep, [rival])
+            )
+    return finished
+
+
+def seed_of(config: TrialConfig) -> Seed:
     """What tells the replicates of one configuration apart."""
-    return trial.config.seed, trial.config.data.seed
+    return config.seed, config.data.seed
 
 
-def _validated(sweep: Sweep, trials: Sequence[PlannedTrial]) -> float:
+def validated(sweep: Sweep, trials: Sequence[PlannedTrial]) -> float:
     """Last validation of the sweep's metric, averaged over seeds; tuning never sees the held-out clips."""
     name = sweep.config.metric.name
     values = [sweep.ledger(trial).rows("validation")[-1][name] for trial in trials]
     return float(np.mean(values)) * (1 if sweep.config.metric.goal == "maximize" else -1)
 
 
-def _judged_clips(
+def judged_clips(
     tables: Sequence[list[dict[str, Any]]], sources: dict[str, str]
 ) -> dict[str, dict[str, str]]:
     """Metric to the clips (with their sources) on which everybody has a number: all stand on the same ones.
@@ -186,7 +195,9 @@ def _left_out(judged: dict[str, dict[str, str]], sources: dict[str, str]) -> lis
     ]
 
 
-def _measured(tables: list[list[dict[str, Any]]], judged: dict[str, dict[str, str]]) -> dict[str, PerSource]:
+def measured(tables: list[list[dict[str, Any]]], judged: dict[str, dict[str, str]]) -> dict[str, PerSource]:
+    """Metric to the values of these tables of clips, one table for each seed."""
+
     def value(metric: str, row: dict[str, Any]) -> float:
         # Of a metric with a sign that is best at zero, the distance from zero is what can be ranked.
         return abs(row[metric]) if METRICS[metric].zero_is_best else row[metric]

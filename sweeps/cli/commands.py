@@ -7,7 +7,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -18,19 +17,14 @@ from shards import manifest
 from sr.config import TrialConfig, parse_trial, to_plain
 from sr.configfile import ConfigError, apply_overrides, read_yaml, unknown
 from sr.ledger import Ledger, trial_id
-from sr.metrics import METRICS
 from sr.ranks import place_from_environment
 from sweeps import agendas, jobs
 from sweeps.cli.show import say, say_json
-from sweeps.cli.table import as_plain, print_verdict
-from sweeps.evaluation import BASELINE
 from sweeps.recipes import file_or_recipe, recipe_names, recipe_path
-from sweeps.report.build import write_report
 from sweeps.resources import concurrency
 from sweeps.spec import SweepConfig, read_sweep
 from sweeps.store import default_store, find_sweep
 from sweeps.sweep import create, plan, reopen
-from sweeps.verdict import draw, interval, pairwise, quantity
 
 
 def train(
@@ -212,44 +206,6 @@ def _show_plan(config: SweepConfig, *, as_json: bool) -> int:
     say(
         f"{total} trials of {len({t.candidate for t in trials})} losses, {steps} steps in all, {at_once} at once{ranks}{bound}; nothing was run"
     )
-    return jobs.OK
-
-
-def report(sweep_id: str | None, *, out: Path | None, store: Path | None, as_json: bool) -> int:
-    """Writes the report."""
-    the_sweep = reopen(find_sweep(store or default_store(), sweep_id))
-    path = out or the_sweep.folder.report
-    verdict = write_report(the_sweep, path)
-    if as_json:
-        say_json(as_plain(verdict) | {"report": str(path)})
-    else:
-        print_verdict(verdict)
-        say(f"\nreport: {path}")
-    return jobs.OK
-
-
-def compare(first: str, second: str, *, sweep_id: str | None, store: Path | None, as_json: bool) -> int:
-    """Prints paired differences of two losses on every metric."""
-    the_sweep = reopen(find_sweep(store or default_store(), sweep_id))
-    verdict = draw(the_sweep)
-    known = {candidate.name: candidate for candidate in verdict.ranking}
-    if verdict.baseline:
-        known[BASELINE] = verdict.baseline
-    for name in (first, second):
-        if name not in known:
-            raise ConfigError([unknown("loss of this sweep", name, known)])
-    comparisons = pairwise(known[first], known[second], verdict.metrics)
-    if as_json:
-        say_json({metric: asdict(comparison) for metric, comparison in comparisons.items()})
-        return jobs.OK
-    say(f"{first} minus {second}, {verdict.num_clips} clips of {verdict.num_sources} pictures, paired:")
-    for name, comparison in comparisons.items():
-        metric = METRICS[name]
-        better = comparison.mean > 0 if metric.higher_is_better else comparison.mean < 0
-        word = f"{first if better else second} is better" if comparison.is_clear else "not distinguishable"
-        say(
-            f"  {metric.label:9} {quantity(comparison.mean, metric):>10}  {interval(comparison, metric)}  {word}"
-        )
     return jobs.OK
 
 

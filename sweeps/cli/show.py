@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -11,8 +12,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 _LINE_EVERY_S = 30.0
+_PIPED_WIDTH = 10_000
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -21,6 +24,18 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 def say(text: str = "") -> None:
     """Prints a line as it is: names of files and losses may hold brackets, which are not markup."""
     out.print(text, markup=False)
+
+
+def show_table(table: Table) -> None:
+    """Prints a table: as wide as the terminal, or, into a file or a pipe, as wide as it is."""
+    if out.is_terminal:
+        out.print(table, soft_wrap=False)
+        return
+    wide = Console(file=io.StringIO(), width=_PIPED_WIDTH, highlight=False)
+    with wide.capture() as captured:
+        wide.print(table)
+    for line in captured.get().splitlines():
+        say(line.rstrip())
 
 
 def warn(text: str) -> None:

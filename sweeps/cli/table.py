@@ -8,17 +8,16 @@ from typing import Any
 from rich.table import Table
 
 from sr.metrics import METRICS
-from sweeps.cli.show import out, say
+from sweeps.cli.show import say, show_table
 from sweeps.verdict import Candidate, Verdict, quantity
 
 
 def print_verdict(verdict: Verdict) -> None:
     """Prints the table, the sentence and the caveats."""
     if verdict.ranking:
-        out.print(_table(verdict))
-        say(
-            "* best on this metric   ~ not distinguishable from the best   [95 % interval of the paired difference]"
-        )
+        show_table(_table(verdict))
+        say("* best on this metric   ~ not distinguishable from the best, or from bicubic")
+        say("[95 % interval of the paired difference]")
     say()
     say(f"Verdict: {verdict.sentence}")
     for caveat in verdict.caveats:
@@ -46,8 +45,11 @@ def _gain(candidate: Candidate, verdict: Verdict) -> str:
     if comparison is None:
         return ""
     metric = METRICS[verdict.primary]
-    ends = f"{comparison.low:.{metric.decimals}f}, {comparison.high:.{metric.decimals}f}"
-    return f"{quantity(comparison.mean, metric)} \\[{ends}]"
+    low, high = (
+        f"{end:.{metric.decimals}f}".replace("-", "\N{MINUS SIGN}")
+        for end in (comparison.low, comparison.high)
+    )
+    return f"{quantity(comparison.mean, metric)} \\[{low}, {high}]{' ' if comparison.is_clear else '~'}"
 
 
 def _score(candidate: Candidate, name: str, verdict: Verdict) -> str:
