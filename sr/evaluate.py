@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from sr.config import TrialConfig
 from sr.data import Clip, evaluation_key, hr_and_lr, judged_frames
 from sr.degrade import GIVEN
 from sr.metrics import measure, to_8bit
+from sr.over_time import place_of_motion, save_over_time
+from sr.scores import mean_scores
 
 _MAX_SAVED_CROPS = 48
 
@@ -80,7 +81,7 @@ def evaluate(
         config: Degradation and scale are taken from it.
         device: Where the generator is.
         metrics: Keys of METRICS; None: those of the configuration.
-        crops_folder: Where to write PNGs of the middle frame of up to 48 clips; None: nowhere.
+        crops_folder: Where to write PNGs of up to 48 clips (see `save_pictures`); None: nowhere.
         on_clip: Sees the pictures of each clip once it is measured.
 
     Returns:
@@ -94,7 +95,7 @@ def evaluate(
         scores = {name: value.item() for name, value in values.items()}
         rows.append({"clip": item.clip.clip_id, "source": item.clip.sample.source, **scores})
         if crops_folder is not None and item.clip.clip_id in saved:
-            save_png(crops_folder / saved[item.clip.clip_id], item.sr)
+            save_pictures(crops_folder / saved[item.clip.clip_id], item.sr, hr=item.hr)
         on_clip(item)
     return rows
 
@@ -108,6 +109,19 @@ def crop_names(clips: list[Clip]) -> dict[str, str]:
     }
 
 
+def save_pictures(path: Path, pictures: Tensor, *, hr: Tensor) -> None:
+    """Writes the middle frame and, of a clip of several frames, what it looks like over time (see sr.over_time).
+
+    Args:
+        path: Of the PNG of the middle frame.
+        pictures: HR or a version of it, (1, T, 3, H, W) in [0, 1].
+        hr: Decides which part is shown over time; same shape.
+    """
+    save_png(path, pictures)
+    if pictures.shape[1] > 1:
+        save_over_time(path, pictures, place_of_motion(hr[0]))
+
+
 def save_png(path: Path, pictures: Tensor) -> None:
     """Writes the middle frame of (1, T, 3, H, W) in [0, 1] as an 8-bit PNG."""
     from PIL import Image
@@ -115,13 +129,6 @@ def save_png(path: Path, pictures: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     frame = to_8bit(pictures[0, pictures.shape[1] // 2]).mul(255).round().to(torch.uint8)
     Image.fromarray(frame.permute(1, 2, 0).cpu().numpy()).save(path)
-
-
-def mean_scores(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean of each metric over the clips on which it is defined, for rows as `evaluate` returns them; else NaN."""
-    names = [name for name in rows[0] if name not in ("clip", "source")]
-    defined = {name: [row[name] for row in rows if math.isfinite(row[name])] for name in names}
-    return {name: float(np.mean(values)) if values else math.nan for name, values in defined.items()}
 
 
 def validation_scores(

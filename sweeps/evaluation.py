@@ -11,7 +11,15 @@ import torch
 from sr import checkpoint
 from sr.config import TrialConfig
 from sr.data import held_out, open_dataset
-from sr.evaluate import ClipPictures, crop_names, evaluate, save_png, upscale_clips, validation_scores
+from sr.evaluate import (
+    ClipPictures,
+    crop_names,
+    evaluate,
+    save_pictures,
+    save_png,
+    upscale_clips,
+    validation_scores,
+)
 from sr.ladder.records import read_records, stage_folder
 from sr.ledger import Ledger, State, Status, open_trial
 from sr.lock import exclusive
@@ -99,7 +107,7 @@ def evaluate_baseline(ledger: Ledger, config: TrialConfig, *, command: str) -> i
     shown = [clip for clip in clips.test if clip.clip_id in kept]
     for item in upscale_clips(generator, dataset, shown, config, device=device):
         save_png(ledger.folder / "lr" / kept[item.clip.clip_id], item.lr)
-        save_png(ledger.folder / "hr" / kept[item.clip.clip_id], item.hr)
+        save_pictures(ledger.folder / "hr" / kept[item.clip.clip_id], item.hr, hr=item.hr)
     count = _evaluate(generator, ledger, config)
     ledger.set_status(Status(State.FINISHED, reason="needs no training"))
     return count

@@ -22,6 +22,7 @@ from sweeps.report.data import (
     ReportData,
     TrialRow,
 )
+from tests import findings_sample
 
 PSNR = MetricInfo(
     "psnr_y", "PSNR-Y", "dB", True, 2, "BT.601 luma, rounded to 8 bits, border of 4 px cut, mean of images"
@@ -42,9 +43,17 @@ def loss_names(count: int) -> tuple[str, ...]:
 
 
 def sample(
-    *, num_losses: int = 6, num_crops: int = 4, num_seeds: int = 3, is_running: bool = False
+    *,
+    num_losses: int = 6,
+    num_crops: int = 4,
+    num_seeds: int = 3,
+    is_running: bool = False,
+    is_searched: bool = False,
 ) -> ReportData:
-    """`num_losses` trained losses and bicubic; the last trial of the second loss failed, one of the third stopped."""
+    """`num_losses` trained losses and bicubic; the last trial of the second loss failed, one of the third stopped.
+
+    With `is_searched` there are also tuned settings, rungs and a ladder.
+    """
     names = loss_names(num_losses)
     rng = np.random.default_rng(7)
     rows = tuple(_row(place, name, num_seeds, rng) for place, name in enumerate(names))
@@ -70,7 +79,7 @@ def sample(
             _curve(name, place, seed, rng) for place, name in enumerate(names) for seed in range(num_seeds)
         ),
         curve_baseline=27.05,
-        ladders=(),
+        ladders=findings_sample.ladders(names[-1], PSNR, _true_scores(0)["psnr_y"]) if is_searched else (),
         crops=tuple(_crop(place, names) for place in range(num_crops)),
         trials=tuple(
             _trial(name, place, seed) for place, name in enumerate(names) for seed in range(num_seeds)
@@ -83,6 +92,9 @@ def sample(
             ("protocol", "3 seeds, 400 steps of 16 patches of 96 px, equal budget per loss"),
             ("environment", "Python 3.11, PyTorch 2.11, 4 GPUs on 1 node"),
             ("code", "srloss 0.1.0, commit 3f2c1ab, no local changes"),
+        ),
+        findings=findings_sample.findings(
+            names, num_seeds=num_seeds, best=_true_scores(0)["psnr_y"], is_searched=is_searched
         ),
         command="srloss sweep photos.yaml --seeds 3 --set train.steps=400 --set data.shards=/data/photos-shards",
     )
@@ -119,6 +131,7 @@ def _row(place: int, name: str, num_seeds: int, rng: np.random.Generator) -> Can
         train_seconds=151.3 + 31.7 * place + 160.2 * (place > 3),
         images_per_second=412.6 / (1 + 0.21 * place),
         on_whole_set=_on_whole_set(scores["psnr_y"], told=0.97 - 0.06 * min(place, 5)),
+        device_hours=findings_sample.hours(place),
     )
 
 
@@ -151,7 +164,9 @@ def _curve(name: str, place: int, seed: int, rng: np.random.Generator) -> Curve:
     end = _true_scores(place)["psnr_y"] - 0.2
     values = [end - 3.4 * float(np.exp(-step / 60)) + rng.normal(0, 0.035) for step in steps]
     rate = (151.3 + 31.7 * place + 160.2 * (place > 3)) / 400
-    return Curve(name, seed, steps, tuple(rate * step * (1 + 0.02 * seed) for step in steps), tuple(values))
+    seconds = tuple(rate * step * (1 + 0.02 * seed) for step in steps)
+    hours = tuple(findings_sample.RANKS * second / 3600 for second in seconds)
+    return Curve(name, seed, steps, seconds, tuple(values), tuple(16 * step for step in steps), hours)
 
 
 def _trial(name: str, place: int, seed: int) -> TrialRow:
@@ -232,6 +247,21 @@ def _crop(place: int, names: tuple[str, ...]) -> Crop:
     )
 
 
+def with_frames(data: ReportData) -> ReportData:
+    """The same report, its first crop being a clip that pans over the photograph."""
+    crop = replace(
+        data.crops[0], notes={label: f"tOF 0.{len(label):03d} px" for label in data.crops[0].scores}
+    )
+    still = [(label, np.asarray(Image.open(io.BytesIO(content)))) for label, content in crop.images[1:]]
+    frames = [(n, np.concatenate([a[32:96, 4 * t : 4 * t + 64] for t in range(7)], axis=1)) for n, a in still]
+    rows = [(n, np.repeat([a[64, 4 * t : 4 * t + 96] for t in range(7)], 9, axis=0)) for n, a in still]
+    moving = [
+        replace(crop, kind=kind, scores={}, images=tuple((n, _png(Image.fromarray(a))) for n, a in images))
+        for kind, images in (("frames", frames), ("slice", rows))
+    ]
+    return replace(data, crops=(*data.crops, *moving))
+
+
 # --- what must not break the page -------------------------------------------------------------------------------------
 
 NASTY = """<script>alert('x')</script> "quoted" 'single' & ünïcödé 学 | \\ `tick` \x00\x08 {{ 7*7 }}"""
@@ -269,6 +299,7 @@ def nasty(data: ReportData) -> ReportData:
             *data.trials[1:],
         ),
         facts=((NASTY, NASTY),),
+        findings=findings_sample.renamed(data.findings, old, NASTY),
         command=NASTY,
     )
 

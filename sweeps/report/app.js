@@ -1,5 +1,5 @@
 "use strict";
-// Everything but the crop viewer: theme, highlight, sorting, copying, the axis of the curves.
+// Theme, highlight, sorting, copying.
 
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const one = (selector, root = document) => root.querySelector(selector);
@@ -36,6 +36,13 @@ function setUpTheme() {
 
 function setUpHighlight() {
   let lit = "";
+  const dress = () => {
+    for (const button of all("[data-pick]:not([title])")) {
+      button.setAttribute("aria-pressed", "false");
+      button.title = `Highlight ${one("span", button).textContent} everywhere`;
+    }
+  };
+  dress();
   const light = (key) => {
     lit = all("[data-loss]").some((element) => element.dataset.loss === key) ? key : "";
     document.body.classList.toggle("has-lit", lit !== "");
@@ -54,6 +61,10 @@ function setUpHighlight() {
   });
   const stored = memory.get("lit");
   if (stored) light(stored);
+  document.addEventListener("srloss:updated", () => {
+    dress();
+    if (lit) light(lit);
+  });
 }
 
 function setUpSorting() {
@@ -63,7 +74,7 @@ function setUpSorting() {
   };
   const sort = (heading, direction) => {
     const body = heading.closest("table").tBodies[0];
-    const valueOf = (row) => row.cells[heading.cellIndex].dataset.value ?? "";
+    const valueOf = (row) => row.cells[heading.cellIndex].dataset.value ?? row.cells[heading.cellIndex].textContent.trim();
     const rows = [...body.rows].sort((a, b) => {
       const [x, y] = [valueOf(a), valueOf(b)];
       // What was not measured stays at the end in either direction.
@@ -74,14 +85,39 @@ function setUpSorting() {
     for (const other of all("th[aria-sort]", heading.parentElement)) other.setAttribute("aria-sort", "none");
     heading.setAttribute("aria-sort", direction);
   };
-  for (const button of all("table.sortable [data-sort]")) {
-    button.addEventListener("click", () => {
-      const heading = button.closest("th");
-      const current = heading.getAttribute("aria-sort");
-      const turned = current === "ascending" ? "descending" : "ascending";
-      sort(heading, current === "none" ? button.dataset.sort : turned);
-    });
-  }
+  // By table: the heading that the reader chose. New numbers are put in that order too.
+  const chosen = new Map();
+  const nameOf = (table) => table.id || table.closest("section")?.id;
+  const remember = () => {
+    memory.set("sorted", JSON.stringify([...chosen].map(([name, heading]) => [name, heading.cellIndex, heading.getAttribute("aria-sort")])));
+  };
+  const recall = () => {
+    let stored = [];
+    try { stored = JSON.parse(memory.get("sorted")) ?? []; } catch { /* as if nothing was stored */ }
+    for (const [name, place, direction] of stored) {
+      const heading = all("table.sortable").find((table) => nameOf(table) === name)?.tHead.rows[0].cells[place];
+      if (!heading) continue;
+      sort(heading, direction);
+      chosen.set(name, heading);
+    }
+  };
+  recall();
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("table.sortable [data-sort]");
+    if (!button) return;
+    const heading = button.closest("th");
+    const current = heading.getAttribute("aria-sort");
+    const turned = current === "ascending" ? "descending" : "ascending";
+    sort(heading, current === "none" ? button.dataset.sort : turned);
+    chosen.set(nameOf(heading.closest("table")), heading);
+    remember();
+  });
+  document.addEventListener("srloss:updated", () => {
+    for (const [name, heading] of chosen) {
+      if (heading.isConnected) sort(heading, heading.getAttribute("aria-sort"));
+      else chosen.delete(name);
+    }
+  });
 }
 
 async function copy(text, button) {
@@ -104,35 +140,32 @@ async function copy(text, button) {
 }
 
 function setUpCopying() {
-  for (const button of all("[data-copy-command]")) {
-    button.addEventListener("click", () => copy(one("code", button.parentElement).textContent, button));
-  }
+  const dress = () => {
+    // Long ones are cut where there is no room.
+    for (const { parentElement } of all("[data-copy-command]")) one("code", parentElement).title ||= one("code", parentElement).textContent;
+  };
+  dress();
+  document.addEventListener("srloss:updated", dress);
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy-command]");
+    if (button) copy(one("code", button.parentElement).textContent, button);
+  });
 }
 
 function setUpExports() {
   if (!one("#exports")) return;
-  const exports = JSON.parse(one("#exports").textContent);
+  // Read when asked for: a page that follows a running sweep has new numbers by then.
+  const exported = (kind) => JSON.parse(one("#exports").textContent)[kind];
   for (const button of all("[data-export]")) {
-    button.addEventListener("click", () => copy(exports[button.dataset.export], button));
+    button.addEventListener("click", () => copy(exported(button.dataset.export), button));
   }
   one("#download").addEventListener("click", (event) => {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([exports.csv], { type: "text/csv;charset=utf-8" }));
+    link.href = URL.createObjectURL(new Blob([exported("csv")], { type: "text/csv;charset=utf-8" }));
     link.download = event.currentTarget.dataset.name;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   });
-}
-
-function setUpAxis() {
-  const buttons = all("[data-axis]");
-  const show = (axis) => {
-    for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.axis === axis));
-    for (const figure of all("[data-figure]")) figure.hidden = figure.dataset.figure !== axis;
-    memory.set("axis", axis);
-  };
-  for (const button of buttons) button.addEventListener("click", () => show(button.dataset.axis));
-  if (buttons.some((button) => button.dataset.axis === memory.get("axis"))) show(memory.get("axis"));
 }
 
 document.documentElement.classList.add("js");
@@ -141,4 +174,3 @@ setUpHighlight();
 setUpSorting();
 setUpCopying();
 setUpExports();
-setUpAxis();

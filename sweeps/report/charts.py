@@ -9,13 +9,13 @@ import itertools
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from markupsafe import Markup
 
 from sweeps.report.data import Curve, MetricInfo, ReportData
-from sweeps.report.numbers import is_finite, number
+from sweeps.report.numbers import DeviceUnit, device_unit, is_finite, number
 from sweeps.report.palette import Look
 from sweeps.report.svg import (
     CHARACTER_WIDTH,
@@ -39,6 +39,12 @@ MOST_LABELS = 12
 MOST_CHARACTERS = 24
 """Longer names are cut in a chart; the legend has them whole."""
 _MOST_POINTS = 160
+_CROWD = 8
+"""Of more curves the bands are drawn by the page's script, of those that the reader highlights."""
+_MANY_POINTS, _FEWEST_POINTS = 1280, 40
+"""Of many curves each has fewer points, or the page would grow with every loss."""
+_FINE = 1000
+"""Parts of the horizontal axis in which places are told to the page's script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +91,19 @@ class Frame:
             parts.append(
                 label(number(value, decimals), area.left - 8, y + 4, class_="tick", text_anchor="end")
             )
-        for value, text in self._round_labels() if x_labels is None else x_labels:
+        x_ticks: list[Markup] = []
+        for value, text in self.round_labels() if x_labels is None else x_labels:
             x = self.x(value)
-            parts.append(tag("line", x1=x, x2=x, y1=area.bottom, y2=area.bottom + 5, class_="axis"))
-            parts.append(label(text, x, area.bottom + 19, class_="tick", text_anchor="middle"))
+            x_ticks.append(tag("line", x1=x, x2=x, y1=area.bottom, y2=area.bottom + 5, class_="axis"))
+            x_ticks.append(label(text, x, area.bottom + 19, class_="tick", text_anchor="middle"))
+        parts.append(tag("g", *x_ticks, class_="x-ticks"))
         parts.append(tag("line", x1=area.left, x2=area.right, y1=area.bottom, y2=area.bottom, class_="axis"))
         parts.append(label(y_title, 2, 13, class_="title"))
-        parts.append(label(x_title, area.right, self.height - 4, class_="title", text_anchor="end"))
+        parts.append(label(x_title, area.right, self.height - 4, class_="title x-title", text_anchor="end"))
         return parts
 
-    def _round_labels(self) -> list[tuple[float, str]]:
+    def round_labels(self) -> list[tuple[float, str]]:
+        """Places and texts of the ticks of the x axis."""
         x_ticks = ticks(self.x.low, self.x.high, about=max(3, int((self.area.right - self.area.left) / 95)))
         decimals = tick_decimals(x_ticks)
         return [(value, number(value, decimals)) for value in x_ticks]
@@ -125,73 +134,162 @@ class _Line:
 
     look: Look
     x: tuple[float, ...]
+    """Steps."""
+    elsewhere: dict[str, tuple[float, ...]]
+    """Places of the same points on the other axes that are known."""
     mean: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
 
 
-def learning_curves(
-    data: ReportData,
-    looks: dict[str, Look],
-    *,
-    axis: Literal["steps", "seconds"],
-    width: float,
-    height: float,
-) -> Chart:
-    """Mean over seeds with the range over seeds as a band, and the baseline as a dashed line."""
-    lines = _lines(data.curves, looks, axis)
-    has_labels = width >= 600 and len(lines) <= MOST_LABELS
+def learning_curves(data: ReportData, looks: dict[str, Look], *, width: float, height: float) -> Chart:
+    """By steps: mean over seeds with the range over seeds as a band, and the baseline as a dashed line."""
+    lines = _lines(data.curves, looks)
+    has_labels = _has_labels(lines, width)
     names = [short(line.look.name, MOST_CHARACTERS) for line in lines]
-    right = 24 + CHARACTER_WIDTH * max(map(len, names), default=0) if has_labels else 18.0
-    x_end = max((line.x[-1] for line in lines), default=1.0) or 1.0
     baseline = data.curve_baseline if is_finite(data.curve_baseline) else None
-    y_range = _curve_range(lines, baseline, data.curve_metric)
-    frame = frame_for((0.0, x_end), y_range, width=width, height=height, right=right)
-    parts = frame.axes(x_title=axis, y_title=f"{_titled(data.curve_metric)}, validation")
-    inner: list[Markup] = [_draw_line(line, frame) for line in reversed(lines)]
-    clip = f"plot-{axis}-{width:.0f}"
+    frame = _curve_frame(data, lines, width=width, height=height)
+    parts = frame.axes(x_title="steps", y_title=f"{_titled(data.curve_metric)}, validation")
+    is_crowd = len(lines) > _CROWD
+    inner: list[Markup] = [_draw_line(line, frame, has_band=not is_crowd) for line in reversed(lines)]
+    clip = f"plot-steps-{width:.0f}"
     parts.append(tag("defs", tag("clipPath", _rect(frame.area, grow=4), id=clip)))
     parts.append(tag("g", *inner, clip_path=f"url(#{clip})") if inner else Markup(""))
-    if baseline is not None and y_range[0] <= baseline <= y_range[1]:
+    if baseline is not None and frame.y.low <= baseline <= frame.y.high:
         parts.append(_baseline_line(data, looks, lines, frame, baseline))
     if has_labels:
         parts.extend(_end_labels(lines, names, frame))
-    class_ = "curves many" if len(lines) > 8 else "curves"
-    title = f"{data.curve_metric.label} during training, by {axis}"
-    return Chart(document(*parts, width=width, height=height, title=title, class_=class_), has_labels)
+    class_ = "curves many" if is_crowd else "curves"
+    title = f"{data.curve_metric.label} during training"
+    area = frame.area
+    places = {
+        "data_left": area.left,
+        "data_right": area.right,
+        "data_top": area.top,
+        "data_bottom": area.bottom,
+    }
+    svg = document(*parts, width=width, height=height, title=title, class_=class_, **places)
+    return Chart(svg, has_labels)
 
 
-def _lines(curves: Sequence[Curve], looks: dict[str, Look], axis: Literal["steps", "seconds"]) -> list[_Line]:
+def curve_axes(
+    data: ReportData, looks: dict[str, Look], *, wide: tuple[float, float], narrow: tuple[float, float]
+) -> dict[str, Any]:
+    """What the page's script needs to lay the curves along another axis, by the name of the axis.
+
+    `title`, `ticks` in pixels of the `wide` and the `narrow` drawing (their sizes are given), and in `x` by the key of a
+    loss the places of its points in thousandths of the axis. Of many losses `steps` has their `bands`, see `_bands`.
+    """
+    lines = _lines(data.curves, looks)
+    known = [axis for axis in AXES if lines and all(axis in line.elsewhere for line in lines)]
+    unit = (
+        device_unit(max((line.elsewhere["device_hours"][-1] for line in lines), default=0.0))
+        if "device_hours" in known
+        else None
+    )
+    found: dict[str, Any] = {}
+    for axis in known:
+        in_unit = _in_unit(lines, axis, unit)
+        end = _end(in_unit)
+        sizes = {"wide": wide, "narrow": narrow}
+        frames = {
+            name: _curve_frame(data, in_unit, width=width, height=height)
+            for name, (width, height) in sizes.items()
+        }
+        found[axis] = {
+            "title": unit.word if unit and axis == "device_hours" else axis,
+            "ticks": {
+                name: [(round(frame.x(value), 1), text) for value, text in frame.round_labels()]
+                for name, frame in frames.items()
+            },
+            "x": {line.look.key: [round(_FINE * x / end) for x in line.x] for line in in_unit},
+        }
+    if found and len(lines) > _CROWD:
+        found["steps"]["bands"] = _bands(lines, _curve_frame(data, lines, width=wide[0], height=wide[1]))
+    return found
+
+
+def _bands(lines: Sequence[_Line], frame: Frame) -> dict[str, list[int]]:
+    """Key of a loss -> the upper edge of its band and then the lower one, in thousandths of the plot's height from its top."""
+    height = frame.area.bottom - frame.area.top
+    return {
+        line.look.key: [
+            round(_FINE * (frame.y(value) - frame.area.top) / height) for value in (*line.high, *line.low)
+        ]
+        for line in lines
+    }
+
+
+AXES = ("steps", "samples", "seconds", "device_hours")
+"""What curves can be laid along."""
+
+
+def _in_unit(lines: Sequence[_Line], axis: str, unit: DeviceUnit | None) -> list[_Line]:
+    factor = unit.per_hour if unit and axis == "device_hours" else 1.0
+    return [replace(line, x=tuple(x * factor for x in line.elsewhere[axis])) for line in lines]
+
+
+def _end(lines: Sequence[_Line]) -> float:
+    return max((line.x[-1] for line in lines), default=1.0) or 1.0
+
+
+def _has_labels(lines: Sequence[_Line], width: float) -> bool:
+    return width >= 600 and len(lines) <= MOST_LABELS
+
+
+def _curve_frame(data: ReportData, lines: Sequence[_Line], *, width: float, height: float) -> Frame:
+    longest = max((len(short(line.look.name, MOST_CHARACTERS)) for line in lines), default=0)
+    right = 24 + CHARACTER_WIDTH * longest if _has_labels(lines, width) else 18.0
+    baseline = data.curve_baseline if is_finite(data.curve_baseline) else None
+    y_range = _curve_range(lines, baseline, data.curve_metric)
+    return frame_for((0.0, _end(lines)), y_range, width=width, height=height, right=right)
+
+
+def _lines(curves: Sequence[Curve], looks: dict[str, Look]) -> list[_Line]:
     by_candidate: dict[str, list[Curve]] = defaultdict(list)
     for curve in curves:
         by_candidate[curve.candidate].append(curve)
     order = {name: index for index, name in enumerate(looks)}
     names = sorted(by_candidate, key=lambda name: order[name])
-    found = (_line(looks[name], by_candidate[name], axis) for name in names)
+    most = _MOST_POINTS if len(names) <= _CROWD else max(_FEWEST_POINTS, _MANY_POINTS // len(names))
+    found = (_line(looks[name], by_candidate[name], most) for name in names)
     return [line for line in found if line is not None]
 
 
-def _line(look: Look, curves: Sequence[Curve], axis: Literal["steps", "seconds"]) -> _Line | None:
-    """Seeds are matched by step; on the axis of seconds a point lies at the mean of its seeds' seconds."""
+def _line(look: Look, curves: Sequence[Curve], most: int) -> _Line | None:
+    """Seeds are matched by step; on the other axes a point lies at the mean of its seeds' places."""
     values: dict[int, list[float]] = defaultdict(list)
-    seconds: dict[int, list[float]] = defaultdict(list)
+    places: dict[str, dict[int, list[float]]] = {axis: defaultdict(list) for axis in AXES}
+    known = [axis for axis in AXES if all(len(_places(curve, axis)) == len(curve.steps) for curve in curves)]
     for curve in curves:
-        for step, second, value in zip(curve.steps, curve.seconds, curve.values, strict=False):
-            if is_finite(value) and is_finite(second):
+        for index, (step, value) in enumerate(zip(curve.steps, curve.values, strict=True)):
+            at = [float(_places(curve, axis)[index]) for axis in known]
+            if is_finite(value) and all(map(is_finite, at)):
                 values[step].append(value)
-                seconds[step].append(second)
+                for axis, place in zip(known, at, strict=True):
+                    places[axis][step].append(place)
     steps = sorted(values)
     if not steps:
         return None
-    stride = -(-len(steps) // _MOST_POINTS)
+    stride = -(-len(steps) // most)
     steps = [*steps[:-1:stride], steps[-1]]
     return _Line(
         look=look,
-        x=tuple(float(step) if axis == "steps" else statistics.fmean(seconds[step]) for step in steps),
+        x=tuple(map(float, steps)),
+        elsewhere={axis: tuple(statistics.fmean(places[axis][step]) for step in steps) for axis in known},
         mean=tuple(statistics.fmean(values[step]) for step in steps),
         low=tuple(min(values[step]) for step in steps),
         high=tuple(max(values[step]) for step in steps),
     )
+
+
+def _places(curve: Curve, axis: str) -> Sequence[float]:
+    return {
+        "steps": curve.steps,
+        "samples": curve.samples,
+        "seconds": curve.seconds,
+        "device_hours": curve.device_hours,
+    }[axis]
 
 
 def _curve_range(lines: Sequence[_Line], baseline: float | None, metric: MetricInfo) -> tuple[float, float]:
@@ -208,7 +306,7 @@ def _curve_range(lines: Sequence[_Line], baseline: float | None, metric: MetricI
     return padded(ends)
 
 
-def _draw_line(line: _Line, frame: Frame) -> Markup:
+def _draw_line(line: _Line, frame: Frame, *, has_band: bool) -> Markup:
     upper = [(frame.x(x), frame.y(high)) for x, high in zip(line.x, line.high, strict=True)]
     lower = [(frame.x(x), frame.y(low)) for x, low in zip(line.x, line.low, strict=True)]
     middle = [(frame.x(x), frame.y(mean)) for x, mean in zip(line.x, line.mean, strict=True)]
@@ -219,10 +317,9 @@ def _draw_line(line: _Line, frame: Frame) -> Markup:
     return tag(
         "g",
         tag("title", text_of(line.look.name)),
-        tag("path", d=f"{polyline([*upper, *reversed(lower)])}Z", class_="band"),
+        tag("path", d=f"{polyline([*upper, *reversed(lower)])}Z", class_="band") if has_band else Markup(""),
         tag("path", d=polyline(middle), class_="line", stroke_dasharray=line.look.dash),
-        tag("path", d=polyline(middle), class_="hit"),
-        *(line.look.marker(*middle[index], size=3.6) for index in sorted(marked)),
+        *(tag("g", line.look.marker(*middle[index], size=3.6), data_at=index) for index in sorted(marked)),
         class_=f"series {line.look.colour}",
         data_loss=line.look.key,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from sr.statistics import PerSource, bootstrap_interval
 from sr.summary import Summary
 from sweeps.deaths import survived
 from sweeps.evaluation import BASELINE
+from sweeps.report.collect_crops import collect_crops
+from sweeps.report.collect_findings import collect_findings, collect_histories, environments
 from sweeps.report.collect_ladders import collect_ladders
 from sweeps.report.data import (
     CandidateRow,
-    Crop,
     Curve,
     Difference,
     Estimate,
@@ -28,26 +29,43 @@ from sweeps.report.data import (
     ReportData,
     TrialRow,
 )
+from sweeps.report.history import History
 from sweeps.spec import PlannedTrial
 from sweeps.sweep import Sweep
 from sweeps.verdict import Candidate, Verdict, perception_metric
 
-_MAX_CROPS = 6
-_MAX_CROP_BYTES = 3_000_000
-"""As base64 they are a third larger, and a report is to stay below 5 MB also with forty losses."""
 
-
-def collect(sweep: Sweep, verdict: Verdict) -> ReportData:
+def collect(
+    sweep: Sweep, verdict: Verdict, *, pinned: Sequence[str] = (), full_images: bool = False
+) -> ReportData:
     """Everything the report of a sweep shows, as it stands now.
 
     Args:
         sweep: The sweep, finished or not.
         verdict: Drawn from the same sweep.
+        pinned: Clips that are shown in any case, see `collect_crops`.
+        full_images: All pictures that were kept, rather than as many as lie well in a page.
+
+    Raises:
+        ValueError: A pinned clip is not known.
     """
     running = sweep.is_running()
+    crops = collect_crops(sweep, verdict, pinned=pinned, everything=full_images)
     baseline = sweep.folder.baseline(BASELINE)
     rows = [_row(candidate, verdict) for candidate in verdict.ranking]
-    rows = [_with_cost(row, candidate, sweep) for row, candidate in zip(rows, verdict.ranking, strict=True)]
+    histories = collect_histories(sweep)
+    findings = collect_findings(sweep, verdict, histories)
+    memory = {
+        cost.candidate: cost.memory_gb for cost in (findings.cost.by_candidate if findings.cost else ())
+    }
+    rows = [
+        replace(
+            _with_cost(row, candidate, sweep),
+            device_hours=float(np.mean([histories[trial.trial_id].kept for trial in candidate.trials])),
+            memory_gb=memory.get(candidate.name),
+        )
+        for row, candidate in zip(rows, verdict.ranking, strict=True)
+    ]
     if verdict.baseline:
         rows.append(_row(verdict.baseline, verdict))
     everybody = [*verdict.ranking, *([verdict.baseline] if verdict.baseline else [])]
@@ -69,13 +87,15 @@ def collect(sweep: Sweep, verdict: Verdict) -> ReportData:
         candidates=tuple(rows),
         why_not_told_from_real=_why_not_told(sweep, verdict),
         curve_metric=_info(sweep.config.metric.evaluation_name, sweep),
-        curves=tuple(_curve(trial, sweep) for trial in _shown_trials(sweep, verdict)),
+        curves=tuple(_curve(trial, histories[trial.trial_id]) for trial in _shown_trials(sweep, verdict)),
         curve_baseline=validated[-1][curve_name] if validated else None,
         ladders=collect_ladders(_shown_trials(sweep, verdict), sweep),
-        crops=_crops(sweep, verdict),
+        crops=crops.crops,
+        crops_left_out=crops.left_out,
         trials=tuple(_trial_row(trial, sweep) for trial in sweep.trials),
         facts=_facts(sweep, verdict),
         command=sweep.command,
+        findings=findings,
     )
 
 
@@ -174,14 +194,16 @@ def _shown_trials(sweep: Sweep, verdict: Verdict) -> list[PlannedTrial]:
     return [trial for trial in sweep.trials if trial in ranked.get(trial.candidate, (trial,))]
 
 
-def _curve(trial: PlannedTrial, sweep: Sweep) -> Curve:
-    rows = sweep.ledger(trial).rows("validation")
+def _curve(trial: PlannedTrial, history: History) -> Curve:
+    points = history.validations
     return Curve(
         candidate=trial.candidate,
         seed=trial.config.seed,
-        steps=tuple(row["step"] for row in rows),
-        seconds=tuple(row["seconds"] for row in rows),
-        values=tuple(row[sweep.config.metric.name] for row in rows),
+        steps=tuple(point.step for point in points),
+        seconds=tuple(point.seconds for point in points),
+        values=tuple(point.value for point in points),
+        samples=tuple(point.samples for point in points),
+        device_hours=tuple(point.device_hours for point in points),
     )
 
 
@@ -228,12 +250,8 @@ def _facts(sweep: Sweep, verdict: Verdict) -> tuple[tuple[str, str], ...]:
         ("Term weights", "calibrated to L1's gradient" if config.loss.calibrate else "as given, not calibrated"),
         ("Intervals", "95 %, paired, bootstrap over source pictures and seeds; p: sign flips over pictures, Holm-adjusted"),
     ]  # fmt: skip
-    ledgers = [sweep.ledger(trial) for trial in sweep.trials]
-    environments = [ledger.folder / "environment.json" for ledger in ledgers]
-    for path in [path for path in environments if path.exists()][:1]:
-        environment = json.loads(path.read_text())
-        versions = ", ".join(f"{name} {environment[name]}" for name in ("srloss", "torch", "ray", "python"))
-        facts.append(("Environment", f"{versions}; {environment['cpus']} CPUs, {environment['platform']}"))
+    if environment := environments(sweep):
+        facts.append(("Environment", environment))
     try:
         rejected = manifest.load(config.data.path).description.rejected
     except ValueError:
@@ -241,63 +259,3 @@ def _facts(sweep: Sweep, verdict: Verdict) -> tuple[tuple[str, str], ...]:
     if rejected:
         facts.append(("Files not used", "; ".join(f"{item.source}: {item.reason}" for item in rejected)))
     return tuple(facts)
-
-
-def _crops(sweep: Sweep, verdict: Verdict) -> tuple[Crop, ...]:
-    """Clips where the losses disagree most, each from another picture; the first seed stands for a loss.
-
-    Disagreement is taken on the perception metric: on PSNR it would single out smooth areas, where nobody sees it.
-    """
-    if not verdict.ranking:
-        return ()
-    by = perception_metric(verdict)
-    baseline = {row["clip"]: row for row in sweep.folder.baseline(BASELINE).evaluation()}
-    tables = {
-        c.name: {row["clip"]: row for row in sweep.ledger(c.trials[0]).evaluation()} for c in verdict.ranking
-    }
-    spread = {clip: float(np.ptp([table[clip][by] for table in tables.values()])) for clip in baseline}
-    if len(tables) == 1:
-        only = next(iter(tables.values()))
-        spread = {clip: abs(only[clip][by] - row[by]) for clip, row in baseline.items()}
-    files = _crop_files(sweep)
-    shown: dict[str, Crop] = {}
-    num_bytes = 0
-    for clip in sorted(files, key=lambda clip: spread[clip], reverse=True):
-        source = baseline[clip]["source"]
-        images = _images(sweep, verdict, files[clip]) if source not in shown else None
-        if images is None:
-            continue
-        num_bytes += sum(len(content) for _, content in images)
-        if len(shown) == _MAX_CROPS or (shown and num_bytes > _MAX_CROP_BYTES):
-            break
-        scores = {BASELINE: baseline[clip][verdict.primary]} | {
-            n: t[clip][verdict.primary] for n, t in tables.items()
-        }
-        metric = METRICS[by]
-        reason = f"{metric.label} of the losses differs by {spread[clip]:.{metric.decimals}f} here"
-        title = f"{source}, tile {int(clip.rpartition('#')[2]) + 1}"
-        shown[source] = Crop(title=title, reason=reason, images=images, scores=scores)
-    return tuple(shown.values())
-
-
-def _crop_files(sweep: Sweep) -> dict[str, str]:
-    """Clip to the file name of its kept pictures."""
-    from sr.data import held_out
-    from sr.evaluate import crop_names
-
-    config = sweep.trials[0].config
-    try:
-        return crop_names(held_out(manifest.load(config.data.path), config).test)
-    except ValueError:
-        # The report outlives the data set; it then shows no pictures.
-        return {}
-
-
-def _images(sweep: Sweep, verdict: Verdict, file: str) -> tuple[tuple[str, bytes], ...] | None:
-    folder = sweep.folder.baseline(BASELINE).folder
-    paths = [("LR", folder / "lr" / file), (BASELINE, folder / "crops" / file)]
-    paths += [(c.name, sweep.ledger(c.trials[0]).folder / "crops" / file) for c in verdict.ranking]
-    paths += [("HR", folder / "hr" / file)]
-    if not all(path.exists() for _, path in paths):
-        return None
-    return tuple((label, path.read_bytes()) for label, path in paths)

@@ -5,7 +5,10 @@ Nothing here knows where the values come from or what they will look like.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sweeps.report.findings import Findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,10 @@ class CandidateRow:
     """Training throughput in patches per second."""
     on_whole_set: OnWholeSet | None
     """None where no trial recorded it, or not all of them."""
+    device_hours: float | None = None
+    """Mean device-hours (ranks x wall seconds) of one training; None for the baseline."""
+    memory_gb: float | None = None
+    """The most that a rank of its trials took; None where it was not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +102,9 @@ class Curve:
     steps: tuple[int, ...]
     seconds: tuple[float, ...]
     values: tuple[float, ...]
+    samples: tuple[int, ...] = ()
+    """Training crops consumed by then; empty where it is not known, as the next."""
+    device_hours: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +116,19 @@ class Crop:
     reason: str
     """Why it is shown, e.g. `losses disagree most here`."""
     images: tuple[tuple[str, bytes], ...]
-    """(label, PNG bytes); all of the same pixel size but `LR`, which is smaller by the scale."""
+    """(label, PNG or WebP file); all of the same pixel size but `LR`, which is smaller by the scale."""
     scores: dict[str, float]
     """Label -> value of the primary metric on this crop; absent for LR and HR."""
+    name: str = ""
+    """What tells it from the other crops of a page, also of one that is written later."""
+    kind: Literal["crop", "preview", "frames", "slice"] = "crop"
+    """`frames`, `slice`: of a clip over time (see sr.over_time). `preview`: of a validation clip, while training goes on."""
+    is_pinned: bool = False
+    """Whether the reader asked for it."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """Label -> what else stands below a version, e.g. `step 400`."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Label -> path relative to the page, where the pictures lie beside it rather than in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,3 +224,7 @@ class ReportData:
     """(name, value) pairs: data set, fingerprint, degradation, clips, sources, protocol, environment, ..."""
     command: str
     """The command that repeats the sweep."""
+    crops_left_out: int = 0
+    """Clips of which pictures were kept, but which are not in `crops`."""
+    findings: Findings = field(default_factory=Findings)
+    """What is known beside the scores."""

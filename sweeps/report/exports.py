@@ -25,10 +25,18 @@ def to_csv(data: ReportData) -> str:
     header = ["loss", "seeds", *(f"{name}_{part}" for name in names for part in parts)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*header, "train_seconds", "patches_per_second", *_CSV_ON_WHOLE_SET])
+    writer.writerow(
+        [*header, "train_seconds", "device_hours", "memory_gb", "patches_per_second", *_CSV_ON_WHOLE_SET]
+    )
     for row in data.candidates:
         cells = [value for name in names for value in _csv_cells(row, name)]
-        cells += [row.train_seconds, row.images_per_second, *_csv_on_whole_set(row)]
+        cells += [
+            row.train_seconds,
+            row.device_hours,
+            row.memory_gb,
+            row.images_per_second,
+            *_csv_on_whole_set(row),
+        ]
         writer.writerow([row.name, row.num_seeds, *map(_exact, cells)])
     return out.getvalue()
 
@@ -69,7 +77,7 @@ def _exact(value: float | None) -> str:
 def to_markdown(data: ReportData) -> str:
     """A table for a pull request or an issue: best in bold, not distinguishable from it underlined."""
     header = ["loss", "seeds", *(_heading(metric) for metric in data.metrics)]
-    header += [*whole_set.exported_headings(data), "train s", "patches/s"]
+    header += [*whole_set.exported_headings(data), "train s", "device-h", "patches/s"]
     lines = [_piped(header), _piped(["---", *["---:"] * (len(header) - 1)])]
     for row in data.candidates:
         cells = [_markdown_name(row.name), str(row.num_seeds)]
@@ -81,7 +89,8 @@ def to_markdown(data: ReportData) -> str:
                 "<br>".join(filter(None, (mean, _difference(row.to_baseline.get(metric.name), metric))))
             )
         cells += whole_set.exported_cells(row, data)
-        lines.append(_piped([*cells, number(row.train_seconds, 1), number(row.images_per_second, 1)]))
+        cells += [number(row.train_seconds, 1), _device_hours(row), number(row.images_per_second, 1)]
+        lines.append(_piped(cells))
     notes = [
         f"{metric.label}: {_one_line(metric.convention)}" for metric in data.metrics if metric.convention
     ]
@@ -95,9 +104,9 @@ def to_latex(data: ReportData) -> str:
     more = [_latex(text) for text in whole_set.exported_headings(data)]
     lines = [
         "% needs \\usepackage{booktabs}",
-        f"\\begin{{tabular}}{{lr{'rl' * len(metrics)}{'r' * len(more)}rr}}",
+        f"\\begin{{tabular}}{{lr{'rl' * len(metrics)}{'r' * len(more)}rrr}}",
         "\\toprule",
-        " & ".join(["loss", "seeds", *header, *more, "train s", "patches/s"]) + r" \\",
+        " & ".join(["loss", "seeds", *header, *more, "train s", "device-h", "patches/s"]) + r" \\",
         "\\midrule",
     ]
     for row in data.candidates:
@@ -111,6 +120,7 @@ def to_latex(data: ReportData) -> str:
         cells += [_latex_numbers(text) for text in whole_set.exported_cells(row, data)]
         cells += [
             _latex_numbers(number(row.train_seconds, 1)),
+            _latex_numbers(_device_hours(row)),
             _latex_numbers(number(row.images_per_second, 1)),
         ]
         lines += ["\\midrule"] if row.is_baseline and len(data.candidates) > 1 else []
@@ -134,6 +144,12 @@ def _difference(difference: Difference | None, metric: MetricInfo) -> str:
         return ""
     shown = signed(difference.estimate.mean, metric.decimals)
     return f"{shown} {interval(difference.estimate, metric.decimals)}, {p_value(difference.p_adjusted)}"
+
+
+def _device_hours(row: CandidateRow) -> str:
+    """Always in hours, with as many decimals as small sweeps need."""
+    hours = row.device_hours
+    return number(hours, 2 if not is_finite(hours) or hours >= 1 else 4)
 
 
 def _one_line(text: str) -> str:

@@ -7,6 +7,7 @@ import shlex
 from markupsafe import Markup
 
 from sweeps.candidates import loss_name
+from sweeps.report.crops import SCRIPTS
 from sweeps.report.ladder import Ladder, transfer
 from sweeps.report.ladder_charts import heat_map
 from sweeps.report.ladder_view import auc_figure, auc_series, crop_views, quality_figure, quality_series
@@ -23,8 +24,8 @@ def render_ladder(ladder: Ladder) -> str:
         title=ladder.config.name or loss_name(ladder.config),
         trial_id=ladder.folder.name,
         is_running=ladder.is_running,
-        style=Markup(own("style.css")),
-        scripts=[Markup(own("app.js")), Markup(own("viewer.js"))],
+        style=Markup(own("style.css") + own("crops.css")),
+        scripts=[Markup(own(name)) for name in ("app.js", *SCRIPTS)],
         where=where(ladder),
         why=ladder.why,
         metric=metric,

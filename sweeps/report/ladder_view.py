@@ -13,12 +13,13 @@ import numpy as np
 from sr.ladder.records import Interval, stage_folder
 from sr.ledger import Ledger
 from sweeps.report import charts, ladder_charts
+from sweeps.report.crops import CropView, crop_view
 from sweeps.report.data import Crop, Estimate, MetricInfo
 from sweeps.report.ladder import Ladder, metric_info
 from sweeps.report.ladder_charts import CHANCE, Level, Series
 from sweeps.report.ladder_words import AUC_DECIMALS
 from sweeps.report.palette import Look
-from sweeps.report.view import CropView, Figure, crop_view
+from sweeps.report.view import Figure
 
 VALIDATION = Look("validation", "validation clips", "s6", "circle", None)
 TEST = Look("test", "test clips", "s5", "diamond", "7 3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TypeGuard
 
 from sweeps.report.data import Estimate
@@ -32,6 +33,11 @@ def number(value: float | None, decimals: int) -> str:
         return "\u221e" if value > 0 else f"{MINUS}\u221e"
     grouping = "," if abs(value) >= 10_000 else ""
     return f"{value or 0.0:{grouping}.{decimals}f}".replace("-", MINUS).replace(",", NARROW_SPACE)
+
+
+def exact(value: float | None) -> str:
+    """What a column is sorted by; empty where there is nothing to sort."""
+    return f"{value:.8g}" if is_finite(value) else ""
 
 
 def signed(value: float | None, decimals: int) -> str:
@@ -67,6 +73,31 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUnit:
+    """In what device time is told."""
+
+    word: str
+    short: str
+    per_hour: float
+
+    def number(self, hours: float | None) -> str:
+        """So many device-hours in this unit."""
+        if hours is None:
+            return MISSING
+        value = hours * self.per_hour
+        return "0" if value == 0 else number(value, 2 if abs(value) < 10 else 1)
+
+
+def device_unit(largest_hours: float) -> DeviceUnit:
+    """Hours, or what small sweeps need: the unit in which the largest of some times is at least 1."""
+    if largest_hours >= 1:
+        return DeviceUnit("device-hours", "device-h", 1.0)
+    if largest_hours * 60 >= 1:
+        return DeviceUnit("device-minutes", "device-min", 60.0)
+    return DeviceUnit("device-seconds", "device-s", 3600.0)
 
 
 def column_decimals(values: list[float | None]) -> int:

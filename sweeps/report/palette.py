@@ -48,11 +48,8 @@ class Look:
             "svg",
             self.marker(7, 7, 4.5),
             viewBox="0 0 14 14",
-            width=14,
-            height=14,
             class_=f"swatch {self.colour}",
             aria_hidden="true",
-            xmlns="http://www.w3.org/2000/svg",
         )
 
 
@@ -93,15 +90,19 @@ def _names(data: ReportData) -> Iterable[str]:
     yield from (trial.candidate for trial in data.trials)
 
 
-def looks(data: ReportData) -> dict[str, Look]:
-    """Name -> look, the trained losses in the order of the table, the baseline beside them."""
+def looks(data: ReportData, *, by_plan: bool = False) -> dict[str, Look]:
+    """Name -> look, the trained losses in the order of the table, the baseline beside them.
+
+    Args:
+        data: The report's.
+        by_plan: The look goes by a loss's place in the plan rather than in the table, whose order changes while a sweep runs.
+            Else the first losses of the table have the colours that are told apart best.
+    """
     found: dict[str, Look] = {}
     baseline = next((row.name for row in data.candidates if row.is_baseline), None)
     if baseline is not None:
         found[baseline] = Look(BASELINE_KEY, baseline, "sb", "ring", "2 4")
-    index = 0
-    for name in _names(data):
-        if name not in found:
-            found[name] = _look(index, name)
-            index += 1
-    return found
+    names = [name for name in dict.fromkeys(_names(data)) if name != baseline]
+    planned = dict.fromkeys([*(trial.candidate for trial in data.trials), *names]) if by_plan else names
+    place = {name: index for index, name in enumerate(name for name in planned if name != baseline)}
+    return found | {name: _look(place[name], name) for name in names}

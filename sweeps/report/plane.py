@@ -95,12 +95,17 @@ def _draw_point(point: Point, x: Axis, y: Axis, frame: Frame) -> Markup:
         "g",
         tag("title", text_of(said)),
         *dots,
-        tag("line", x1=frame.x(point.x.low), x2=frame.x(point.x.high), y1=cy, y2=cy, class_="whisker"),
-        tag("line", x1=cx, x2=cx, y1=frame.y(point.y.low), y2=frame.y(point.y.high), class_="whisker"),
+        tag("path", d=_cross(point, frame), class_="whisker"),
         point.look.marker(cx, cy, 5.5),
         class_=f"series {point.look.colour}",
         data_loss=point.look.key,
     )
+
+
+def _cross(point: Point, frame: Frame) -> str:
+    across, up = _whisker_boxes(point, frame)
+    y, x = (across.top + across.bottom) / 2, (up.left + up.right) / 2
+    return f"M{across.left:.1f} {y:.1f}H{across.right:.1f}M{x:.1f} {up.top:.1f}V{up.bottom:.1f}"
 
 
 def _whisker_boxes(point: Point, frame: Frame) -> tuple[Box, Box]:

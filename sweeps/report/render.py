@@ -8,25 +8,44 @@ from importlib import resources
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from sweeps.report import exports, ladders, view, whole_set
+from sweeps.report import exports, ladders, numbers, view, whole_set
+from sweeps.report.crops import SCRIPTS, gallery
 from sweeps.report.data import ReportData
+from sweeps.report.found import found
 from sweeps.report.palette import looks
+from sweeps.report.progress import Progress
 from sweeps.report.svg import clean
 
-REFRESH_S = 10
-"""How often the page reloads itself while the sweep is running."""
 
+def render(
+    data: ReportData,
+    *,
+    progress: Progress | None = None,
+    refresh_s: float | None = None,
+    is_live: bool = False,
+) -> str:
+    """The report as the text of one HTML file, to be written as UTF-8.
 
-def render(data: ReportData) -> str:
-    """The report as the text of one HTML file, to be written as UTF-8."""
-    known = looks(data)
+    Args:
+        data: What it shows.
+        progress: How far a running sweep has come; None: nothing is said of it.
+        refresh_s: How often a running sweep's page reloads itself, where somebody writes it anew.
+        is_live: Whether it is served by `sweeps.dashboard`, which it then asks for what has changed.
+    """
+    known = looks(data, by_plan=is_live or data.is_running)
     baseline = next((look for look in known.values() if look.is_baseline), None)
-    crops = view.crop_views(data, known)
+    pictures = gallery(data, known)
     page = template("template.html.j2").render(
         data=data,
-        refresh_s=REFRESH_S,
-        style=Markup(own("style.css")),
-        scripts=[Markup(own("app.js")), Markup(own("viewer.js"))],
+        progress=progress,
+        refresh_s=refresh_s,
+        is_live=is_live,
+        looks=known,
+        style=Markup(own("style.css") + own("findings.css") + own("crops.css") + own("progress.css")),
+        scripts=[
+            Markup(own(name))
+            for name in (*["live.js"] * is_live, "app.js", "curves.js", *SCRIPTS, "clips.js", "filter.js")
+        ],
         baseline=baseline.name if baseline else "the baseline",
         verdict=data.verdict.strip() or "No verdict yet: no loss has been evaluated.",
         primary=data.metrics[0] if data.metrics else None,
@@ -38,8 +57,10 @@ def render(data: ReportData) -> str:
             "latex": exports.to_latex(data),
         },
         ladders=ladders.views(data, known),
-        crops=crops,
-        curves=view.curve_figures(data, known) if data.curves else {},
+        gallery=pictures,
+        curves=view.curve_figure(data, known) if data.curves else None,
+        axes=view.curve_axes(data, known),
+        found=found(data, known),
         tradeoff=view.tradeoff_figure(data, known),
         cost=view.cost_figure(data, known),
         cost_summary=view.cost_summary(data.candidates),
@@ -60,6 +81,7 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals["exact"] = numbers.exact
     return environment.get_template(name)
 
 

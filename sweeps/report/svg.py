@@ -43,7 +43,9 @@ def label(text: str, x: float, y: float, **attributes: str | float | None) -> Ma
     return tag("text", text_of(text), x=x, y=y, **attributes)
 
 
-def document(*children: Markup, width: float, height: float, title: str, class_: str = "") -> Markup:
+def document(
+    *children: Markup, width: float, height: float, title: str, class_: str = "", **attributes: float | None
+) -> Markup:
     """A whole drawing; the title is what a screen reader says."""
     return tag(
         "svg",
@@ -55,6 +57,7 @@ def document(*children: Markup, width: float, height: float, title: str, class_:
         role="img",
         aria_label=title,
         class_=f"chart {class_}".strip(),
+        **attributes,
     )
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import statistics
-import struct
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
 from sweeps.report import charts, forest, numbers, plane
-from sweeps.report.data import CandidateRow, Crop, Difference, Estimate, MetricInfo, ReportData, TrialRow
+from sweeps.report.data import CandidateRow, Difference, Estimate, MetricInfo, ReportData, TrialRow
 from sweeps.report.palette import Look
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _WORST_FIRST = ("failed", "cancelled", "interrupted", "stopped_early", "running", "pending", "finished")
 _STATE_WORDS = {"stopped_early": "stopped early"}
 
@@ -47,6 +45,8 @@ class Row:
     forest: Markup
     seconds_value: float | None
     seconds: str
+    device_hours_value: float | None
+    device_hours: str
     throughput_value: float | None
     throughput: str
 
@@ -59,6 +59,8 @@ class Table:
     baseline: tuple[Row, ...]
     """Stays at the foot, however the table is sorted."""
     forest_axis: Markup
+    device_unit: str
+    """In which `device_hours` are told."""
 
 
 def table(data: ReportData, looks: dict[str, Look]) -> Table:
@@ -67,6 +69,9 @@ def table(data: ReportData, looks: dict[str, Look]) -> Table:
     differences = [row.to_baseline.get(primary.name) for row in data.candidates] if primary else []
     scale = forest.scale_for([d for d in differences if d is not None])
     seconds_decimals = numbers.column_decimals([row.train_seconds for row in data.candidates])
+    unit = numbers.device_unit(
+        max((r.device_hours for r in data.candidates if numbers.is_finite(r.device_hours)), default=0.0)
+    )
     rate_decimals = numbers.column_decimals([row.images_per_second for row in data.candidates])
 
     def shown(row: CandidateRow) -> Row:
@@ -79,6 +84,8 @@ def table(data: ReportData, looks: dict[str, Look]) -> Table:
             forest=forest.bar(difference, scale, look, said=_said(difference, primary)),
             seconds_value=row.train_seconds if numbers.is_finite(row.train_seconds) else None,
             seconds=numbers.number(row.train_seconds, seconds_decimals),
+            device_hours_value=row.device_hours if numbers.is_finite(row.device_hours) else None,
+            device_hours=unit.number(row.device_hours),
             throughput_value=row.images_per_second if numbers.is_finite(row.images_per_second) else None,
             throughput=numbers.number(row.images_per_second, rate_decimals),
         )
@@ -87,6 +94,7 @@ def table(data: ReportData, looks: dict[str, Look]) -> Table:
         trained=tuple(shown(row) for row in data.candidates if not row.is_baseline),
         baseline=tuple(shown(row) for row in data.candidates if row.is_baseline),
         forest_axis=forest.axis(scale),
+        device_unit=unit.short,
     )
 
 
@@ -116,93 +124,6 @@ def _said(difference: Difference | None, metric: MetricInfo | None) -> str:
     return f"{change}, 95 % interval {numbers.interval(difference.estimate, metric.decimals)}"
 
 
-# --- crops ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """One version of a crop."""
-
-    label: str
-    look: Look | None
-    """None for LR, HR and anything that is no row of the table."""
-    source: str
-    """PNG as a data URI."""
-    score: str
-    shortcut: str
-    """The key that shows it as B; empty where none is left."""
-
-
-@dataclass(frozen=True, slots=True)
-class CropView:
-    """One crop in all its versions."""
-
-    title: str
-    reason: str
-    tiles: tuple[Tile, ...]
-    aspect: str
-    """CSS `aspect-ratio` of the pictures."""
-    zoom: str
-    """Their pixel size, e.g. `96 x 96 px`."""
-    start_a: int
-    """Index of the tile that the viewer shows first as A, and as B."""
-    start_b: int
-
-
-def crop_views(data: ReportData, looks: dict[str, Look]) -> list[CropView]:
-    """The crops that hold a picture, in the order given."""
-    metric = data.metrics[0] if data.metrics else None
-    return [crop_view(crop, looks, metric) for crop in data.crops if crop.images]
-
-
-def crop_view(crop: Crop, looks: dict[str, Look], metric: MetricInfo | None) -> CropView:
-    """A crop, scores in the metric; None where its scores are of none."""
-    labels = [name for name, _ in crop.images]
-    width, height = max((png_size(content) for _, content in crop.images), default=(1, 1))
-    keyed = [name for name in labels if name not in ("LR", "HR")][:9]
-    shortcuts = {name: str(place) for place, name in enumerate(keyed, start=1)} | {"HR": "0"}
-    tiles = [
-        Tile(
-            label=name,
-            look=looks.get(name),
-            source=f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}",
-            score=_score(crop.scores.get(name), metric),
-            shortcut=shortcuts.get(name, ""),
-        )
-        for name, content in crop.images
-    ]
-    start_a = _first(tiles, lambda tile: tile.look is not None and tile.look.is_baseline)
-    best = min((int(t.look.key) for t in tiles if t.look and not t.look.is_baseline), default=None)
-    start_b = _first(tiles, lambda tile: tile.look is not None and tile.look.key == str(best))
-    return CropView(
-        title=crop.title,
-        reason=crop.reason,
-        tiles=tuple(tiles),
-        aspect=f"{width} / {height}",
-        zoom=f"{width} \u00d7 {height} px",
-        start_a=0 if start_a is None else start_a,
-        start_b=len(tiles) - 1 if start_b is None else start_b,
-    )
-
-
-def _first(tiles: Sequence[Tile], wanted: Callable[[Tile], bool]) -> int | None:
-    return next((index for index, tile in enumerate(tiles) if wanted(tile)), None)
-
-
-def _score(value: float | None, metric: MetricInfo | None) -> str:
-    if value is None or metric is None:
-        return ""
-    return numbers.with_unit(numbers.number(value, metric.decimals), metric.unit)
-
-
-def png_size(content: bytes) -> tuple[int, int]:
-    """(width, height) from the header; (1, 1) where it is no PNG, which then shows as a broken picture."""
-    if len(content) < 24 or not content.startswith(_PNG_SIGNATURE):
-        return 1, 1
-    width, height = struct.unpack(">II", content[16:24])
-    return max(width, 1), max(height, 1)
-
-
 # --- charts -----------------------------------------------------------------------------------------------------------
 
 
@@ -216,18 +137,22 @@ class Figure:
     """The legend."""
 
 
-def curve_figures(data: ReportData, looks: dict[str, Look]) -> dict[str, Figure]:
-    """Axis name -> figure."""
+_CURVES_WIDE, _CURVES_NARROW = (1120.0, 440.0), (358.0, 320.0)
+
+
+def curve_figure(data: ReportData, looks: dict[str, Look]) -> Figure:
+    """The learning curves, along steps."""
     drawn = {curve.candidate for curve in data.curves}
-    legend = tuple(look for name, look in looks.items() if name in drawn)
-    return {
-        axis: Figure(
-            wide=charts.learning_curves(data, looks, axis=axis, width=1120, height=440),
-            narrow=charts.learning_curves(data, looks, axis=axis, width=358, height=320),
-            looks=legend,
-        )
-        for axis in ("steps", "seconds")
-    }
+    wide, narrow = (
+        charts.learning_curves(data, looks, width=width, height=height)
+        for width, height in (_CURVES_WIDE, _CURVES_NARROW)
+    )
+    return Figure(wide, narrow, tuple(look for name, look in looks.items() if name in drawn))
+
+
+def curve_axes(data: ReportData, looks: dict[str, Look]) -> dict[str, Any]:
+    """What the page's script lays the curves along."""
+    return charts.curve_axes(data, looks, wide=_CURVES_WIDE, narrow=_CURVES_NARROW)
 
 
 def tradeoff_figure(data: ReportData, looks: dict[str, Look]) -> Figure | None:
@@ -237,7 +162,7 @@ def tradeoff_figure(data: ReportData, looks: dict[str, Look]) -> Figure | None:
     if x is None or y is None or x is y:
         return None
     points = [point for row in data.candidates if (point := _tradeoff_point(row, x, y, looks)) is not None]
-    return _plane_figure(points, _axis(x), _axis(y), title=f"{y.label} against {x.label}")
+    return _plane_figure(points, _axis(x), _axis(y), title=f"{y.label} against {x.label}", width=1120)
 
 
 def _tradeoff_point(
@@ -267,24 +192,28 @@ def placed(row: CandidateRow, metric: MetricInfo) -> Estimate | None:
 
 
 def cost_figure(data: ReportData, looks: dict[str, Look]) -> Figure | None:
-    """The primary metric against the training time."""
+    """The primary metric against the device time of one training."""
     if not data.metrics:
         return None
+    hours = [row.device_hours for row in data.candidates if numbers.is_finite(row.device_hours)]
+    unit = numbers.device_unit(max(hours, default=0.0))
     points: list[plane.Point] = []
     for row in data.candidates:
         at = placed(row, data.metrics[0])
-        if at is not None and numbers.is_finite(row.train_seconds):
-            seconds = Estimate(row.train_seconds, row.train_seconds, row.train_seconds)
-            points.append(plane.Point(looks[row.name], seconds, at))
-    time = plane.Axis("seconds of training", higher_is_better=False, decimals=1)
-    return _plane_figure(points, time, _axis(data.metrics[0]), title="Quality against training time")
+        if at is not None and numbers.is_finite(row.device_hours):
+            spent = row.device_hours * unit.per_hour
+            points.append(plane.Point(looks[row.name], Estimate(spent, spent, spent), at))
+    time = plane.Axis(f"{unit.word} of one training", higher_is_better=False, decimals=1)
+    return _plane_figure(points, time, _axis(data.metrics[0]), title="Quality against device time", width=540)
 
 
-def _plane_figure(points: list[plane.Point], x: plane.Axis, y: plane.Axis, *, title: str) -> Figure | None:
+def _plane_figure(
+    points: list[plane.Point], x: plane.Axis, y: plane.Axis, *, title: str, width: float
+) -> Figure | None:
     if not any(not point.look.is_baseline for point in points):
         return None
     return Figure(
-        wide=plane.plane(points, x, y, width=540, height=420, title=title),
+        wide=plane.plane(points, x, y, width=width, height=420, title=title),
         narrow=plane.plane(points, x, y, width=358, height=330, title=title),
         looks=tuple(point.look for point in points),
     )

@@ -1,67 +1,78 @@
 "use strict";
-// The big picture: A left of a divider, B right of it, and their difference.
+// The viewer: which crop and which two versions of it are on the stage, and the keys for everything.
 
-const DIFFERENCE_GAIN = 8;
+let viewersEnd = new AbortController();
 
+/** Also called again after the crops of the page were replaced: the old viewer lets go of the page first. */
 function setUpViewer() {
+  viewersEnd.abort();
+  viewersEnd = new AbortController();
+  const { signal } = viewersEnd;
+  const on = (target, type, listener) => target.addEventListener(type, listener, { signal });
   const viewer = one("#viewer");
   if (!viewer) return;
-  const stage = one("#stage");
-  const canvas = one("#difference");
+  const element = one("#stage");
   const sides = {
     a: { image: one("#image-a"), choice: one("#choose-a"), score: one("#score-a") },
     b: { image: one("#image-b"), choice: one("#choose-b"), score: one("#score-b") },
   };
-  const shown = { crop: null, tiles: [], a: 0, b: 0, isDiffering: false };
+  const crops = all(".crop");
+  const shown = { crop: null, tiles: [], a: 0, b: 0 };
+  const pixels = setUpPixels(one("#readout"));
+  const imageOf = (place) => one("img", shown.tiles[place]);
+  const labelOf = (place) => shown.tiles[place]?.dataset.label;
 
-  const placeDivider = (percent) => {
-    const at = Math.min(100, Math.max(0, percent));
-    stage.style.setProperty("--at", `${at}%`);
-    stage.setAttribute("aria-valuenow", String(Math.round(at)));
-    stage.setAttribute("aria-valuetext", `A on the left ${Math.round(at)} percent`);
+  const pointAt = (crop, x, y) => {
+    const onStage = crop === shown.crop;
+    pixels.point(crop, x, y, onStage ? { viewer, a: imageOf(shown.a), b: imageOf(shown.b) } : null);
   };
-  const divider = () => Number(stage.getAttribute("aria-valuenow"));
-  const flip = (isFlipped) => stage.classList.toggle("flipped", isFlipped);
-
-  async function drawDifference() {
-    canvas.hidden = !shown.isDiffering;
-    stage.classList.toggle("differing", shown.isDiffering);
-    one("#show-difference").setAttribute("aria-pressed", String(shown.isDiffering));
-    if (!shown.isDiffering) return;
-    const [a, b] = [shown.tiles[shown.a], shown.tiles[shown.b]].map((tile) => one("img", tile));
-    await Promise.allSettled([a.decode(), b.decode()]);
-    const width = Math.max(a.naturalWidth, b.naturalWidth, 1);
-    const height = Math.max(a.naturalHeight, b.naturalHeight, 1);
-    const pixelsOf = (image) => {
-      const context = new OffscreenCanvas(width, height).getContext("2d");
-      context.imageSmoothingEnabled = false;
-      if (image.naturalWidth) context.drawImage(image, 0, 0, width, height);
-      return context.getImageData(0, 0, width, height);
-    };
-    const [left, right] = [pixelsOf(a), pixelsOf(b)];
-    // The array of an ImageData clamps to 0..255 by itself.
-    for (let at = 0; at < left.data.length; at += 1) {
-      left.data[at] = at % 4 === 3 ? 255 : DIFFERENCE_GAIN * Math.abs(left.data[at] - right.data[at]);
+  const showWindow = (view) => {
+    if (!shown.crop) return;
+    one("#zoom").textContent = `${Number(view.zoom.toFixed(1))}\u00d7`;
+    for (const [id, at] of [["only-a", 100], ["both", 50], ["only-b", 0]]) {
+      one(`#${id}`).setAttribute("aria-pressed", String(view.at === at));
     }
-    canvas.width = width;
-    canvas.height = height;
-    canvas.getContext("2d").putImageData(left, 0, 0);
-  }
+    for (const crop of crops) crop.classList.toggle("windowed", crop === shown.crop && view.zoom > 1);
+    // In full screen the viewer stays in the crop it was opened from.
+    for (const place of [shown.crop, viewer]) {
+      for (const name of ["x", "y", "zoom"]) place.style.setProperty(`--window-${name}`, view[name]);
+    }
+    memory.set("view", JSON.stringify(view));
+  };
+  const stage = setUpStage(element, {
+    signal,
+    onPoint: (x, y) => pointAt(shown.crop, x, y),
+    onLeave: pixels.clear,
+    onView: showWindow,
+  });
+
+  const flip = (isFlipped) => element.classList.toggle("flipped", isFlipped);
+  const differ = (isDiffering) => {
+    element.classList.toggle("differing", isDiffering);
+    one("#show-difference").setAttribute("aria-pressed", String(isDiffering));
+    memory.set("differing", String(isDiffering));
+  };
+  const toggleDifference = () => differ(!element.classList.contains("differing"));
+  const toggleSide = () => stage.placeDivider(stage.view.at > 50 ? 0 : 100);
+  const reset = () => {
+    stage.restore(null);
+    differ(false);
+  };
 
   const show = () => {
     for (const [name, side] of Object.entries(sides)) {
       const tile = shown.tiles[shown[name]];
       side.image.src = one("img", tile).src;
       side.choice.value = String(shown[name]);
-      side.score.textContent = tile.dataset.score;
+      side.score.textContent = tile.dataset.score || tile.dataset.note;
+      side.score.classList.toggle("long", !tile.dataset.score);
     }
     for (const tile of all(".tile")) tile.classList.remove("as-a", "as-b");
     shown.tiles[shown.a].classList.add("as-a");
     shown.tiles[shown.b].classList.add("as-b");
-    memory.set("crop", shown.crop.dataset.crop);
-    memory.set("a", shown.tiles[shown.a].dataset.label);
-    memory.set("b", shown.tiles[shown.b].dataset.label);
-    drawDifference();
+    memory.set("crop", shown.crop.dataset.key);
+    memory.set("a", labelOf(shown.a));
+    memory.set("b", labelOf(shown.b));
   };
 
   const placeOf = (label, otherwise) => {
@@ -78,9 +89,19 @@ function setUpViewer() {
     }
     shown.a = placeOf(a, crop.dataset.a);
     shown.b = placeOf(b, crop.dataset.b);
-    stage.style.aspectRatio = crop.dataset.aspect;
-    if (viewer.parentElement !== crop) crop.append(viewer);
+    viewer.style.setProperty("--aspect", crop.dataset.aspect);
+    viewer.classList.toggle("wide", crop.dataset.kind === "frames");
+    one("#which").textContent = `${crops.indexOf(crop) + 1} of ${crops.length}`;
+    one("#what").textContent = crop.dataset.title;
+    settle();
+    pixels.clear();
     show();
+    // A window of one picture means nothing in another.
+    stage.placeWindow(1, 0, 0);
+  };
+  // A full-screen element that is moved in the page would fall out of full screen.
+  const settle = () => {
+    if (!isFull() && viewer.parentElement !== shown.crop) shown.crop.append(viewer);
   };
 
   const choose = (name, place) => {
@@ -88,84 +109,131 @@ function setUpViewer() {
     shown[name] = place;
     show();
   };
+  const turn = (stride) => {
+    const before = element.getBoundingClientRect();
+    const next = (crops.indexOf(shown.crop) + stride + crops.length) % crops.length;
+    open(crops[next], labelOf(shown.a), labelOf(shown.b));
+    // The viewer has moved; it stays where the reader looks.
+    const isSeen = before.bottom > 0 && before.top < innerHeight;
+    if (isSeen && !isFull()) scrollBy({ top: element.getBoundingClientRect().top - before.top, behavior: "instant" });
+  };
+
+  const isFull = () => viewer.classList.contains("full");
+  const fill = (isFilling) => {
+    viewer.classList.toggle("full", isFilling);
+    one("#fill").setAttribute("aria-pressed", String(isFilling));
+    // Without the permission to fill the screen it fills the window.
+    if (isFilling) viewer.requestFullscreen?.().catch(() => {});
+    else if (document.fullscreenElement) document.exitFullscreen().catch(() => {});
+    settle();
+    element.focus({ preventScroll: !isFilling });
+    if (!isFilling) element.scrollIntoView({ block: "nearest" });
+  };
+  on(document, "fullscreenchange", () => {
+    if (!document.fullscreenElement && isFull()) fill(false);
+  });
 
   for (const picture of all(".picture")) {
-    picture.addEventListener("click", () => {
-      const crop = picture.closest(".crop");
+    const crop = picture.closest(".crop");
+    on(picture, "click", () => {
       const before = picture.getBoundingClientRect().top;
-      if (crop !== shown.crop) open(crop, shown.tiles[shown.a].dataset.label, null);
+      if (crop !== shown.crop) open(crop, labelOf(shown.a), null);
       choose("b", Number(picture.dataset.tile));
       // The viewer has moved here; the clicked picture stays where it was under the pointer.
       scrollBy({ top: picture.getBoundingClientRect().top - before, behavior: "instant" });
     });
+    on(picture, "pointermove", (event) => {
+      const box = picture.getBoundingClientRect();
+      pointAt(crop, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+    });
+    on(picture, "pointerleave", pixels.clear);
   }
-  sides.a.choice.addEventListener("change", () => choose("a", Number(sides.a.choice.value)));
-  sides.b.choice.addEventListener("change", () => choose("b", Number(sides.b.choice.value)));
-
-  const follow = (event) => {
-    const box = stage.getBoundingClientRect();
-    placeDivider(((event.clientX - box.left) / box.width) * 100);
-  };
-  stage.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
-    stage.setPointerCapture(event.pointerId);
-    follow(event);
-  });
-  stage.addEventListener("pointermove", (event) => {
-    if (stage.hasPointerCapture(event.pointerId)) follow(event);
-  });
-  stage.addEventListener("keydown", (event) => {
-    const stride = event.shiftKey ? 10 : 2;
-    const moves = {
-      ArrowLeft: divider() - stride,
-      ArrowDown: divider() - stride,
-      ArrowRight: divider() + stride,
-      ArrowUp: divider() + stride,
-      PageDown: divider() - 10,
-      PageUp: divider() + 10,
-      Home: 0,
-      End: 100,
-    };
-    if (!(event.key in moves)) return;
-    event.preventDefault();
-    placeDivider(moves[event.key]);
-  });
+  for (const [name, { choice }] of Object.entries(sides)) {
+    on(choice, "change", () => choose(name, Number(choice.value)));
+  }
 
   const hold = one("#flip");
-  hold.addEventListener("pointerdown", (event) => {
+  on(hold, "pointerdown", (event) => {
     hold.setPointerCapture(event.pointerId);
     flip(true);
   });
-  for (const end of ["pointerup", "pointercancel", "blur"]) hold.addEventListener(end, () => flip(false));
-  hold.addEventListener("contextmenu", (event) => event.preventDefault());
-  hold.addEventListener("keydown", (event) => {
+  for (const end of ["pointerup", "pointercancel", "blur"]) on(hold, end, () => flip(false));
+  on(hold, "contextmenu", (event) => event.preventDefault());
+  on(hold, "keydown", (event) => {
     if (event.key === " " || event.key === "Enter") flip(true);
   });
-  hold.addEventListener("keyup", () => flip(false));
-  const toggleDifference = () => {
-    shown.isDiffering = !shown.isDiffering;
-    drawDifference();
-  };
-  one("#show-difference").addEventListener("click", toggleDifference);
+  on(hold, "keyup", () => flip(false));
 
-  document.addEventListener("keydown", (event) => {
+  const actions = {
+    "show-difference": toggleDifference,
+    "only-a": () => stage.placeDivider(100),
+    both: () => stage.placeDivider(50),
+    "only-b": () => stage.placeDivider(0),
+    "zoom-in": () => stage.zoomTo(stage.view.zoom * ZOOM_STEP),
+    "zoom-out": () => stage.zoomTo(stage.view.zoom / ZOOM_STEP),
+    reset,
+    fill: () => fill(!isFull()),
+    previous: () => turn(-1),
+    next: () => turn(1),
+  };
+  for (const [id, act] of Object.entries(actions)) on(one(`#${id}`), "click", act);
+
+  // What the keyboard has moved to the middle of the stage is what the linked cursor shows.
+  const pointAtMiddle = () => {
+    const { zoom, x, y } = stage.view;
+    pointAt(shown.crop, x + 0.5 / zoom, y + 0.5 / zoom);
+  };
+  const panBy = (x, y) => {
+    stage.pan(x, y);
+    pointAtMiddle();
+  };
+  const keys = {
+    d: toggleDifference,
+    t: toggleSide,
+    r: reset,
+    "+": () => { actions["zoom-in"](); pointAtMiddle(); },
+    "-": () => { actions["zoom-out"](); pointAtMiddle(); },
+    "[": actions.previous,
+    p: actions.previous,
+    "]": actions.next,
+    n: actions.next,
+    "?": () => { one("#keys").open = !one("#keys").open; },
+  };
+  keys["="] = keys["+"];
+  const pans = { ArrowLeft: [0.1, 0], ArrowRight: [-0.1, 0], ArrowUp: [0, 0.1], ArrowDown: [0, -0.1] };
+
+  on(document, "keydown", (event) => {
     const isTyping = event.target instanceof Element && event.target.closest("select, input, textarea");
     if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
     const key = event.key.toLowerCase();
-    if (key === "f") flip(true);
-    if (key === "d" && !event.repeat) toggleDifference();
-    if (/^[0-9]$/.test(key)) {
-      choose("b", shown.tiles.findIndex((tile) => one("kbd", tile)?.textContent === key));
-    }
+    const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code)?.[1];
+    if (event.shiftKey && event.key in pans && stage.view.zoom > 1) {
+      event.preventDefault();
+      panBy(...pans[event.key]);
+    } else if (key === "enter" && (event.target === element || event.target === document.body)) fill(!isFull());
+    else if (key === "escape" && isFull()) fill(false);
+    else if (key === "f") flip(true);
+    else if (key in keys && !(event.repeat && (key === "d" || key === "t"))) keys[key]();
+    else if (digit) choose(event.shiftKey ? "a" : "b", shown.tiles.findIndex((tile) => tile.dataset.shortcut === digit));
   });
-  document.addEventListener("keyup", (event) => {
+  on(document, "keyup", (event) => {
     if (event.key.toLowerCase() === "f") flip(false);
   });
-  window.addEventListener("blur", () => flip(false));
+  on(window, "blur", () => flip(false));
 
-  const stored = all(".crop").find((crop) => crop.dataset.crop === memory.get("crop"));
-  placeDivider(50);
-  open(stored ?? one(".crop"), memory.get("a"), memory.get("b"));
+  let stored = null;
+  try { stored = JSON.parse(memory.get("view")); } catch { /* as if nothing was stored */ }
+  differ(memory.get("differing") === "true");
+  open(crops.find((crop) => crop.dataset.key === memory.get("crop")) ?? crops[0], memory.get("a"), memory.get("b"));
+  stage.restore(stored);
 }
 
+// A page that follows a running sweep gets new pictures.
+const picturesOf = () => all(".picture img").map((image) => image.src).join();
+let picturesBefore = picturesOf();
+document.addEventListener("srloss:updated", () => {
+  const now = picturesOf();
+  if (now !== picturesBefore) setUpViewer();
+  picturesBefore = now;
+});
 setUpViewer();

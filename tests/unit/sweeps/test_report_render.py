@@ -107,10 +107,6 @@ def test_no_inline_handlers(page: str) -> None:
     assert not [name for _, attributes in read(page).tags for name in attributes if name.startswith("on")]
 
 
-def test_size_stays_below_five_megabytes() -> None:
-    assert len(render(sample(num_losses=8, num_crops=6)).encode()) < 5_000_000
-
-
 def test_identical_data_give_identical_pages(data: ReportData, page: str) -> None:
     assert render(data) == page
 
@@ -172,7 +168,7 @@ def test_every_crop_has_every_version_and_starts_with_baseline_against_best(
     found = read(page)
     labels = [attributes["data-label"] for _, attributes in found.tags if "data-label" in attributes]
     assert labels == [label for crop in data.crops for label, _ in crop.images]
-    crops = [attributes for _, attributes in found.tags if "data-crop" in attributes]
+    crops = [attributes for _, attributes in found.tags if "data-kind" in attributes]
     assert [(crop["data-a"], crop["data-b"]) for crop in crops] == [("1", "2")] * len(data.crops)
 
 
@@ -193,7 +189,7 @@ def test_every_loss_is_in_every_chart(data: ReportData, page: str) -> None:
     charts = [drawing for drawing in drawings(page) if "chart" in drawing.get("class", "").split()]
     curves = [chart for chart in charts if "curves" in chart.get("class", "")]
     planes = [chart for chart in charts if "plane" in chart.get("class", "")]
-    assert (len(curves), len(planes)) == (4, 4)
+    assert (len(curves), len(planes)) == (2, 4)
     for chart in (*curves, *planes[:2]):
         assert {element.get("data-loss") for element in chart.iter() if element.get("data-loss")} == keys
 
@@ -283,9 +279,15 @@ def test_odd_input_still_gives_a_page(name: str) -> None:
 
 
 def test_a_running_sweep_reloads_and_says_so(page: str) -> None:
-    running = render(ODD_INPUTS["running"])
+    running = render(ODD_INPUTS["running"], refresh_s=10)
     assert '<meta http-equiv="refresh" content="10">' in running
     assert "Still running" in running
+    once = render(ODD_INPUTS["running"])
+    assert 'http-equiv="refresh"' not in once
+    assert "Still running" in once
+    assert 'http-equiv="refresh"' not in render(
+        replace(ODD_INPUTS["running"], is_running=False), refresh_s=10
+    )
     assert 'http-equiv="refresh"' not in page
     assert "Still running" not in page
 
@@ -329,6 +331,7 @@ def test_csv_holds_the_table_at_full_precision(data: ReportData) -> None:
         else:
             assert float(found["lpips_difference_low"]) == row.to_baseline["lpips"].estimate.low
             assert float(found["train_seconds"]) == row.train_seconds
+            assert float(found["device_hours"]) == row.device_hours
             assert row.on_whole_set is not None
             assert float(found["primary_p5"]) == row.on_whole_set.p5
 
@@ -374,4 +377,4 @@ def test_latex_is_balanced_and_escaped(data: ReportData) -> None:
     columns = {
         len(re.findall(r"(?<!\\)&", line)) for line in latex.splitlines() if line.startswith(("l1", "mse"))
     }
-    assert columns == {3 + 2 * len(data.metrics) + 4}
+    assert columns == {4 + 2 * len(data.metrics) + 4}
