@@ -94,12 +94,13 @@ class Overview:
         return 0 if all(trial.is_evaluated or trial.state != "finished" for trial in self.trials) else 3
 
 
-def overview(folder: SweepFolder, memory: Memory | None = None) -> Overview:
+def overview(folder: SweepFolder, memory: Memory | None = None, *, asks_schedulers: bool = True) -> Overview:
     """Looks at a sweep.
 
     Args:
         folder: The sweep's.
         memory: Of earlier looks at the same sweep.
+        asks_schedulers: Whether to ask what has become of the jobs; what waits in a queue is not known else.
 
     Raises:
         ValueError: There is no sweep in the folder.
@@ -111,7 +112,7 @@ def overview(folder: SweepFolder, memory: Memory | None = None) -> Overview:
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder.path}: not a sweep that can be shown ({error})") from None
     problems: list[str] = []
-    jobs = look_at_jobs(records_of(folder), problems)
+    jobs = look_at_jobs(records_of(folder), problems) if asks_schedulers else []
     driver = driver_of(folder, jobs)
     trials = [
         view_of(folder.path, number + 1, *trial, metric=metric, goal=goal, memory=memory)

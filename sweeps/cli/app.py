@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli import evaluate, export, features, ladder, losses, shard, submit, upscale, watching
+from sweeps.cli import evaluate, export, features, ladder, losses, shard, submit, sync, upscale, watching
 from sweeps.interrupt import GRACE_S, listening
 
 app = typer.Typer(
@@ -170,6 +170,7 @@ app.command()(submit.resume)
 app.command()(watching.status)
 app.command()(watching.logs)
 app.command()(watching.cancel)
+app.command()(sync.sync)
 app.command()(evaluate.evaluate)
 app.command()(upscale.upscale)
 app.command()(export.export)
@@ -180,20 +181,99 @@ def report(
     sweep_id: SweepId = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where to write the page; beside the sweep if left out.", show_default=False),
+        typer.Option(
+            help="Where to write the page, beside the sweep if left out; or the table.", show_default=False
+        ),
     ] = None,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Only the table, as CSV, to standard output or --out.")
+    ] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="The same for LaTeX (booktabs).")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The same as Markdown.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "-w", "--watch", help="Write the page again whenever something changes, until the sweep is over."
+        ),
+    ] = False,
+    every: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="With --watch: how often to look.")
+    ] = 10.0,
+    crop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE[:TILE]",
+            help="Show this held-out picture in any case; may be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    full_images: Annotated[
+        bool, typer.Option("--full-images", help="All pictures in full, in a folder beside the page.")
+    ] = False,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
     """Write the report of a sweep, one self-contained HTML file, and print its verdict."""
-    from sweeps.cli.commands import report as command
+    from sweeps.cli.reported import report as command
 
-    raise typer.Exit(command(sweep_id, out=out, store=store, as_json=as_json))
+    tables = [
+        name for name, is_wanted in (("csv", csv), ("latex", latex), ("markdown", markdown)) if is_wanted
+    ]
+    raise typer.Exit(
+        command(
+            sweep_id,
+            out=out,
+            store=store,
+            as_json=as_json,
+            tables=tables,
+            watch=watch,
+            every_s=every,
+            crops=crop or [],
+            full_images=full_images,
+        )
+    )
+
+
+@app.command()
+def dashboard(
+    sweep_id: SweepId = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Of this machine; the first free one from 8550 on if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    wandb: Annotated[
+        bool,
+        typer.Option("--wandb", help="Instead, a view in W&B's app: choose --dry-run or --push."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --wandb: print the view as JSON and send nothing.")
+    ] = False,
+    push: Annotated[bool, typer.Option("--push", help="With --wandb: save the view in W&B.")] = False,
+    store: Store = None,
+) -> None:
+    """Show the report in a browser, live while the sweep runs, and a list of all sweeps.
+
+    It only reads the run store, and answers on 127.0.0.1 only, to whoever has the printed address. $SRLOSS_DASHBOARD_TOKEN sets
+    the secret in it, so that open pages survive a new start. With --wandb, it makes a view in W&B's app instead, in which the
+    losses of a sweep are compared.
+    """
+    if wandb or dry_run or push:
+        from sweeps.cli.dashboard_wandb import workspace
+
+        raise typer.Exit(workspace(sweep_id, store=store, is_wanted=wandb, dry_run=dry_run, push=push))
+    from sweeps.cli.dashboard import dashboard as command
+
+    raise typer.Exit(command(sweep_id, port=port, store=store))
 
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="A loss of the sweep, or bicubic.")],
+    first: Annotated[str, typer.Argument(help="A loss of the sweep, bicubic, or a trial.")],
     second: Annotated[str, typer.Argument(help="Another one.")],
     sweep_id: Annotated[
         str | None, typer.Option("--sweep", help="Sweep id or its beginning; the latest if left out.")
@@ -201,10 +281,14 @@ def compare(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Paired comparison of two losses of a sweep, on every metric."""
-    from sweeps.cli.commands import compare as command
+    """Compare two losses or two trials: what differs in their configuration, and paired statistics on every metric.
 
-    raise typer.Exit(command(first, second, sweep_id=sweep_id, store=store, as_json=as_json))
+    A trial is named by its number in srloss status, the beginning of its id, or its folder; a loss of another sweep as
+    SWEEP/LOSS. The exit code is 1 where the two cannot be compared.
+    """
+    from sweeps.cli.compared import show
+
+    raise typer.Exit(show(first, second, sweep_id=sweep_id, store=store, as_json=as_json))
 
 
 @config_app.command("show")
