@@ -229,10 +229,21 @@ def _compare(rows: Sequence[Candidate], reference: Candidate, metric: str) -> di
 
 
 def _with_words(verdict: Verdict, sweep: Sweep, dropped: list[str]) -> Verdict:
+    if not verdict.ranking and _is_open(sweep):
+        # Of each loss the same would be said.
+        dropped = []
     return replace(verdict, sentence=_sentence(verdict, sweep), caveats=(*dropped, *caveats(verdict, sweep)))
 
 
+def _is_open(sweep: Sweep) -> bool:
+    """Whether trials have not ended, or wait to be evaluated."""
+    return bool(sweep.with_state(State.PENDING, State.RUNNING) or sweep.unevaluated())
+
+
 def _sentence(verdict: Verdict, sweep: Sweep) -> str:
+    if not verdict.ranking and _is_open(sweep):
+        over = sum(sweep.ledger(trial).status().has_ended for trial in sweep.trials)
+        return f"No verdict yet: {over} of {len(sweep.trials)} trials have ended, and none of them is evaluated yet."
     if not verdict.ranking or verdict.baseline is None:
         failed, cancelled = (len(sweep.with_state(state)) for state in (State.FAILED, State.CANCELLED))
         by_hand = f", {cancelled} cancelled" if cancelled else ""

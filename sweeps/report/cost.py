@@ -15,7 +15,7 @@ from sweeps.report.svg import document, tag
 
 _WORDS = {
     findings.COMPARED: "trials that are compared",
-    findings.NOT_CHOSEN: "finished trials that do not stand for their loss",
+    findings.NOT_CHOSEN: "finished trials that do not stand for their loss, or not yet",
     findings.STOPPED: "trials that were stopped early",
     findings.FAILED: "trials that failed",
     findings.CANCELLED: "trials that were cancelled",

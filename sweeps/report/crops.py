@@ -96,7 +96,7 @@ def _lead(still: Sequence[Crop], metric: MetricInfo | None) -> str:
             "Nothing has been evaluated yet. These are validation clips, each loss as it was when it last left pictures, at the "
             "step below its name; pixels enlarged without smoothing."
         )
-    named = f"; {metric.label} of each crop under its name" if metric else ""
+    named = f"; {metric.label} of each crop, of the first seed, under its name" if metric else ""
     return f"Held-out crops, pixels enlarged without smoothing{named}."
 
 
