@@ -8,16 +8,20 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/srloss demo
 
-# Tests that start a few processes at most share the processors; of those that start Ray no more than two run at a time.
-# What takes longest comes first, so that nobody waits for it in the end.
-SHARING := $(addprefix tests/integration/test_, recipes.py ladder.py ranks.py engines.py remote.py upscale.py launchers.py) \
+# Tests that start a few processes at most share the processors, beside those on SLURM, which mostly wait. Of those that start
+# Ray no more than two run at a time. What takes longest comes first, so that nobody waits for it in the end.
+SLURM := tests/e2e/test_cluster_slurm.py
+SHARING := $(addprefix tests/integration/test_, recipes.py ladder.py ranks.py engines.py remote.py upscale.py launchers.py \
+  wandb_contract.py wandb_server_standin.py) \
   $(addprefix tests/e2e/test_, pack_killed.py report_in_browser.py)
 TOGETHER := --dist loadfile --no-loadscope-reorder
 # Each of the hundreds of processes that they start would compile the packages anew.
 test test-slow: export PYTHONDONTWRITEBYTECODE =
 test: lint
-	$(BIN)/python -m pytest $(SHARING) tests/unit -n auto $(TOGETHER) --durations=8
-	$(BIN)/python -m pytest tests/e2e/test_cluster_slurm.py tests/e2e/test_readme.py tests/e2e tests/integration -n 2 $(TOGETHER) --durations=25 $(SHARING:%=--ignore=%)
+	@log=$$(mktemp); $(BIN)/python -m pytest $(SLURM) --durations=8 >$$log 2>&1 & slurm=$$!; \
+	$(BIN)/python -m pytest $(SHARING) tests/unit -n auto $(TOGETHER) --durations=8; others=$$?; \
+	wait $$slurm; code=$$?; cat $$log; rm $$log; [ $$others = 0 ] && [ $$code = 0 ]
+	$(BIN)/python -m pytest tests/e2e/test_readme.py tests/e2e tests/integration -n 2 $(TOGETHER) --durations=25 $(SHARING:%=--ignore=%) --ignore=$(SLURM)
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 
+from sr.files import write_atomically
+
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
@@ -252,22 +254,3 @@ def _checkpoints(folder: Path) -> list[Path]:
     return (
         sorted(path for path in folder.glob("step-*.pt") if _NAME.match(path.name)) if folder.is_dir() else []
     )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that readers see the old content or the new, and a power cut leaves one of them."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    # The rename itself is only durable once the folder is synced.
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

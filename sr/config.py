@@ -188,9 +188,16 @@ class EngineConfig(Section):
 class TrackingConfig(Section):
     """Where results go besides the ledger."""
 
-    wandb: Literal["offline", "disabled"] = "offline"
-    """`offline` writes W&B runs to disk without any network; `wandb sync` uploads them later."""
-    project: str = "srloss"
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto: online where W&B answers within 3 s and takes this machine's API key, else offline, for the whole sweep. offline:
+    runs are written to disk without any network; `srloss sync` sends them later."""
+    project: str = Field(default="srloss", min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+$")
+    entity: str | None = None
+    """The W&B team or user; null: the default of the API key."""
+    finish_timeout_s: float = Field(default=60.0, ge=0)
+    """How long the end may take while W&B gets what it has not got yet; the rest waits for `srloss sync`."""
+    preview_clips: int = Field(default=4, ge=0, le=16)
+    """Validation clips whose pictures are kept at every validation; also without W&B."""
 
 
 class TrialConfig(Section):
@@ -322,6 +329,8 @@ def parse_trial(data: Mapping[str, Any]) -> TrialConfig:
     if isinstance(full.get("data"), dict):
         full["data"].setdefault("seed", full.get("seed", 0))
     faults += short_forms.unknown_metrics(full.get("evaluation"))
+    if secrets := _secrets(full.get("tracking")):
+        raise ConfigError(secrets)
     try:
         config = validate(TrialConfig, full)
     except ConfigError as error:
@@ -334,6 +343,17 @@ def parse_trial(data: Mapping[str, Any]) -> TrialConfig:
 def to_plain(config: TrialConfig) -> dict[str, Any]:
     """The configuration as plain values; `parse_trial` of it gives an equal configuration."""
     return config.model_dump(mode="json")
+
+
+def _secrets(tracking: object) -> list[str]:
+    """What somebody has written into the tracking section that belongs in no file: configurations are shown and copied."""
+    names = tracking if isinstance(tracking, Mapping) else ()
+    return [
+        f"tracking.{name}: an API key is never read from a configuration, which is kept and shown with the results; remove it, "
+        "and make a new one if others have seen it; then: wandb login, or export WANDB_API_KEY=..."
+        for name in names
+        if any(word in str(name).lower() for word in ("key", "token", "secret", "password"))
+    ]
 
 
 def fingerprint(config: TrialConfig) -> str:

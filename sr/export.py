@@ -14,9 +14,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sr.checkpoint import write_atomically
 from sr.config import to_plain
 from sr.exported import CONFIG_NAME, MODEL_NAME, ONNX_NAME, exported_bytes, portable_config, read_exported
+from sr.files import write_atomically
 from sr.model_card import CARD_NAME, ModelFile, model_card
 from sr.onnx_export import OnnxOptions, onnx_bytes
 from sr.pretrained import load_generator

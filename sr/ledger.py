@@ -7,7 +7,7 @@ metrics.jsonl       append-only rows of training and validation; attempts told a
                     (`perturbation`: it went on from another trial's checkpoint, with the settings in `changes`)
 evaluation.jsonl    one row per held-out clip
 summary.json        the held-out clips as a whole: see below
-crops/              PNG of each held-out clip
+crops/              PNG of each held-out clip; those of several frames also as in sr.over_time
 checkpoints/        see sr.checkpoint
 state.json          where the trial stands, and why it ended
 log.txt             what it logged; log-rank1.txt and so on: what the other ranks did
@@ -34,16 +34,17 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from sr.checkpoint import write_atomically
 from sr.config import TrialConfig, fingerprint, parse_trial, to_plain
 from sr.configfile import read_yaml, set_path
+from sr.files import write_atomically
 from sr.lock import exclusive
-from sr.summary import Summary, from_plain
-from sr.summary import to_plain as summary_to_plain
+
+if TYPE_CHECKING:
+    from sr.summary import Summary
 
 
 class State(StrEnum):
@@ -113,7 +114,7 @@ class Ledger:
     def begin_attempt(self) -> int:
         """Starts the next attempt and records the environment; returns its number, from 1."""
         self.attempt = self.status().attempt + 1
-        _repair_tail(self.folder / "metrics.jsonl")
+        self.repair_tail()
         environment = {
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -122,6 +123,15 @@ class Ledger:
         }
         write_atomically(self.folder / "environment.json", json.dumps(environment, indent=1).encode())
         return self.attempt
+
+    def repair_tail(self) -> None:
+        """Cuts off a last row that a kill or a full disk left unfinished, so that the next one starts on a line of its own."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
 
     def append(self, row: Mapping[str, Any], *, sync: bool = False) -> None:
         """Appends a row to metrics.jsonl; with `sync` it is on the disk when this returns."""
@@ -140,7 +150,7 @@ class Ledger:
         """
         with exclusive(self.folder, timeout_s=60, what="this trial is being trained"):
             self.attempt = self.status().attempt
-            _repair_tail(self.folder / "metrics.jsonl")
+            self.repair_tail()
             self.append(row, sync=True)
 
     def beat(self, where: str) -> None:
@@ -165,8 +175,23 @@ class Ledger:
 
     def write_summary(self, summary: Summary) -> None:
         """Replaces what is known of the held-out clips as a whole."""
+        # Imported late, with torch behind it: most readers of ledgers do without.
+        from sr.summary import to_plain as summary_to_plain
+
         text = json.dumps(summary_to_plain(summary), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(self.folder / "summary.json", text.encode())
+
+    def write_previews(
+        self, kind: Literal["hr", "lr", "sr"], step: int, pictures: Mapping[str, bytes]
+    ) -> None:
+        """Keeps PNG files of validation clips: those of a step, or what they are compared with, once for all steps."""
+        folder = self.folder / "previews" / (f"{step:08d}" if kind == "sr" else kind)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in pictures.items():
+            if kind == "sr" or not (folder / name).exists():
+                temporary = folder / f".{name}.tmp"
+                temporary.write_bytes(content)
+                temporary.replace(folder / name)
 
     # --- reading ---
 
@@ -205,12 +230,22 @@ class Ledger:
         }
         return [by_step[step] for step in sorted(by_step)]
 
+    def previews(self, step: int | None = None) -> list[Path]:
+        """Pictures of the fixed validation clips at a step; None: at the latest that has some."""
+        steps = sorted((path.name for path in (self.folder / "previews").glob("[0-9]*")), reverse=True)
+        for name in steps if step is None else [f"{step:08d}"]:
+            if found := sorted((self.folder / "previews" / name).glob("*.png")):
+                return found
+        return []
+
     def evaluation(self) -> list[dict[str, Any]]:
         """Per-clip results; empty where the trial has not been evaluated."""
         return read_rows(self.folder / "evaluation.jsonl")
 
     def summary(self) -> Summary | None:
         """The held-out clips as a whole; None where the trial has not been evaluated, or by a version that wrote none."""
+        from sr.summary import from_plain
+
         path = self.folder / "summary.json"
         return from_plain(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
@@ -254,15 +289,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_bytes().split(b"\n")
     return [json.loads(line) for line in lines[:-1] if line]
-
-
-def _repair_tail(path: Path) -> None:
-    """Cuts off a last line that a kill left unfinished, so that the next row starts on a line of its own."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _version(name: str) -> str:

@@ -16,7 +16,9 @@ from sr.evaluate import ClipPictures, as_validation, evaluate
 from sr.ledger import Ledger, State, Status
 from sr.metrics import METRICS
 from sr.parts import Parts, Progress, build_parts
+from sr.previews import Previews
 from sr.step import train_step
+from sr.usage import forget_peak, memory_used
 from sr.world import World
 
 log = logging.getLogger(__name__)
@@ -112,6 +114,7 @@ class _Loop:
         self._stop = stop
         self._warn = warn
         self._watch = watch
+        self._previews = Previews(parts.validation_clips, config.tracking.preview_clips, scale=config.scale)
         self._writer = checkpoint.NoWriter()
         if self.world.is_first:
             keep = config.training.keep_checkpoints
@@ -155,6 +158,7 @@ class _Loop:
 
     def _begin(self) -> None:
         progress = self.parts.progress
+        forget_peak(self.world.device)
         self.ledger.set_status(self._status(State.RUNNING, ""))
         log.info(
             "attempt %d, rank %d of %d on %s, from step %d",
@@ -235,6 +239,7 @@ class _Loop:
                 "images_per_second": round(
                     (progress.step + 1) * self.config.training.global_batch_size / progress.step_seconds, 2
                 ),
+                **memory_used(self.world.device),
             }
         )
 
@@ -260,6 +265,8 @@ class _Loop:
             "seconds": round(self._seconds(), 3),
             **scores,
         }
+        # Before the row: whoever reads that finds its pictures.
+        self._previews.keep(self.ledger, progress.step, self.world)
         self.ledger.append({"kind": "validation", **row}, sync=True)
         self.ledger.set_status(self._status(State.RUNNING, ""))
         if self.world.is_first and self._is_best():
@@ -272,6 +279,7 @@ class _Loop:
     def _see(self, item: ClipPictures) -> None:
         self.parts.at(f"validating {item.clip.clip_id}")
         self._watch.see(item)
+        self._previews.see(item)
 
     def _is_best(self) -> bool:
         evaluation = self.config.evaluation

@@ -9,10 +9,10 @@ from typing import Any
 
 from sr.config import TrialConfig, fingerprint
 from sr.degrade import GIVEN
-from sr.evaluate import mean_scores
 from sr.exported import CONFIG_NAME, portable_config, srloss_version
 from sr.onnx_export import TOLERANCE, OnnxModel
 from sr.pretrained import Pretrained
+from sr.scores import mean_scores
 
 CARD_NAME = "model_card.md"
 

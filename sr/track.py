@@ -1,234 +1,386 @@
-"""The only door to Weights & Biases: a view of the trials' ledgers, fed from outside the trials.
+"""The only door to Weights & Biases. What is sent through it is decided elsewhere (`sr.tracked`).
 
-One client process serves all trials of a sweep, from a thread beside the driver, so that neither an outage of W&B nor
-its overhead ever reaches training, and a trial that dies loses nothing: what W&B holds is rebuilt from its ledger.
+Everything here may block for as long as W&B's server likes, or end the client's own process: it is for a process beside the
+training, which may be ended at any time, since all that W&B holds can be sent again from the ledgers.
 """
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
 import logging
 import os
+import queue
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
-from sr.config import to_plain
-from sr.evaluate import mean_scores
-from sr.ledger import Ledger
+from sr.tracked import STEP, Row, Table, Tracked
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 1.0
-_SECTIONS = {"train": "train", "validation": "val"}
-
-
-@dataclass
-class TrackedTrial:
-    """One trial as W&B shows it."""
-
-    ledger: Ledger
-    run_id: str
-    name: str
-    tags: tuple[str, ...]
-    _offset: int = 0
-    _sent: set[tuple[str, int]] = field(default_factory=set)
-    run: Any = None
-
-    def new_rows(self) -> Iterable[dict[str, Any]]:
-        """Rows that stand in the ledger since the last call; a step that a later attempt repeated comes once."""
-        path = self.ledger.folder / "metrics.jsonl"
-        if not path.exists():
-            return
-        with path.open("rb") as file:
-            file.seek(self._offset)
-            content = file.read()
-        whole, _, _ = content.rpartition(b"\n")
-        self._offset += len(whole) + 1 if whole else 0
-        for line in whole.splitlines():
-            row = json.loads(line)
-            key = (row["kind"], row["step"])
-            if row["kind"] in _SECTIONS and key not in self._sent:
-                self._sent.add(key)
-                yield row
-
-
-class WandbFeed:
-    """Feeds offline W&B runs from ledgers until it is left; use it in a `with`."""
-
-    def __init__(self, root: Path, trials: Sequence[TrackedTrial], *, project: str, group: str) -> None:
-        # The client is a process of its own, with a working folder of its own.
-        self._root = root.resolve()
-        self._trials = list(trials)
-        self._project = project
-        self._group = group
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="wandb-feed", daemon=True)
-        self.problem = ""
-        """Why W&B was given up, empty while all is well; the ledgers hold everything all the same."""
-
-    def add(self, trial: TrackedTrial) -> None:
-        """Feeds one more trial."""
-        self._trials.append(trial)
-
-    def __enter__(self) -> WandbFeed:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join(timeout=120)
-
-    def _serve(self) -> None:
-        try:
-            self._prepare()
-            while not self._stop.wait(_POLL_S):
-                self._poll()
-            self._poll()
-            self._finish()
-        except Exception as error:  # noqa: BLE001 - a tracker never stops the work it tracks; the reason is reported
-            self.problem = f"{type(error).__name__}: {error}"
-            log.warning("W&B is off for the rest of this sweep (%s); the ledgers are complete", self.problem)
-
-    def _prepare(self) -> None:
-        # What W&B stages goes beside its runs: home folders on clusters are small, and a later sync needs it.
-        for name in ("CACHE_DIR", "DATA_DIR", "CONFIG_DIR"):
-            os.environ[f"WANDB_{name}"] = str(self._root / "wandb" / ".client")
-        os.environ["WANDB_ERROR_REPORTING"] = "false"
-        # Whoever started this process may have a client; it ends when he does, in the middle of a sweep.
-        os.environ.pop("WANDB_SERVICE", None)
-        for trial in self._trials:
-            # A run of an interrupted sweep is rebuilt whole rather than continued: two logs of one run would
-            # repeat steps when they are uploaded.
-            for leftover in offline_runs(self._root, trial.run_id):
-                shutil.rmtree(leftover)
-
-    def _poll(self) -> None:
-        for trial in self._trials:
-            for row in trial.new_rows():
-                self._run_of(trial).log(_flat(row))
-
-    def _finish(self) -> None:
-        for trial in self._trials:
-            if trial.run is None:
-                continue
-            evaluation = trial.ledger.evaluation()
-            run = self._run_of(trial)
-            if evaluation:
-                means = {f"test/{name}": mean for name, mean in mean_scores(evaluation).items()}
-                run.log({"trainer/step": trial.ledger.status().step, **means})
-            failed = trial.ledger.status().state in ("failed", "cancelled")
-            run.finish(exit_code=1 if failed else 0)
-
-    def _run_of(self, trial: TrackedTrial) -> Any:  # noqa: ANN401 - wandb's Run; importing it here would cost 0.5 s
-        import wandb
-
-        if trial.run is None:
-            trial.run = wandb.init(
-                mode="offline",
-                dir=str(self._root),
-                project=self._project,
-                group=self._group,
-                job_type="train",
-                id=trial.run_id,
-                name=trial.name,
-                tags=trial.tags,
-                config=to_plain(trial.ledger.config()),
-                reinit="create_new",
-                settings=_settings(),
-            )
-            trial.run.define_metric("trainer/step")
-            trial.run.define_metric("*", step_metric="trainer/step")
-        return trial.run
-
-
-def _settings() -> Any:  # noqa: ANN401
-    import wandb
-
-    return wandb.Settings(
-        quiet=True,
-        silent=True,
-        console="off",
-        disable_git=True,
-        disable_code=True,
-        x_save_requirements=False,
-        x_disable_stats=True,
-        finish_timeout=60,
-        # The default of 15 s leaves an empty log behind a killed driver, which a later upload trips over.
-        x_transaction_log_flush_interval=2,
-    )
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A ledger row in W&B's names: `train/loss`, `train/terms/l1/raw`, `val/psnr_y`."""
-    section = _SECTIONS[row["kind"]]
-    flat: dict[str, Any] = {
-        "trainer/step": row["step"],
-        "trainer/samples": row["samples"],
-        "trainer/seconds": row["seconds"],
-    }
-    for name, value in row.items():
-        if name not in ("kind", "step", "samples", "seconds", "attempt"):
-            flat |= _leaves(name if "/" in name else f"{section}/{name}", value)
-    return flat
-
-
-def _leaves(name: str, value: object) -> dict[str, Any]:
-    if isinstance(value, dict):
-        return {k: v for key, part in value.items() for k, v in _leaves(f"{name}/{key}", part).items()}
-    return {name: value}
-
-
-def offline_runs(root: Path, run_id: str) -> list[Path]:
-    """Folders of the offline runs with this id."""
-    return sorted((root / "wandb").glob(f"offline-run-*-{run_id}"))
+Mode = Literal["online", "offline"]
+_PROBE_S = 3.0
+_INIT_S = 20.0
+_NOT_ITS_ANSWER = (ValueError, KeyError, TypeError, http.client.HTTPException)
 
 
 @dataclass(frozen=True, slots=True)
-class VerifiedRun:
-    """What W&B's own reader found in one trial's offline run."""
+class Answer:
+    """What W&B's server said when it was asked who we are."""
 
-    name: str
-    rows: int
-    expected_rows: int
-    problem: str
+    state: Literal["well", "no_key", "wrong_key", "unreachable"]
+    words: str
+    """Why not, for people; of `well`: who we are."""
 
     @property
-    def is_sound(self) -> bool:
-        """Whether every row of the ledger is in W&B's log, once."""
-        return not self.problem and self.rows == self.expected_rows
+    def is_well(self) -> bool:
+        """Whether runs can be sent now."""
+        return self.state == "well"
 
 
-def verify_offline_run(root: Path, trial: TrackedTrial) -> VerifiedRun:
-    """Reads a trial's offline run back with `wandb leet inspect` and compares it with the ledger."""
-    expected = (
-        len(trial.ledger.rows("train"))
-        + len(trial.ledger.rows("validation"))
-        + bool(trial.ledger.evaluation())
+def ask(*, timeout_s: float = _PROBE_S) -> Answer:
+    """Asks the server once who the API key of this machine belongs to; takes no longer than `timeout_s`.
+
+    Raises:
+        ValueError: A setting of W&B's is not valid, e.g. $WANDB_BASE_URL.
+    """
+    url, key = _server()
+    host = url.partition("://")[2]
+    if key is None:
+        return Answer("no_key", f"no API key for {host} on this machine (wandb login, or WANDB_API_KEY)")
+    try:
+        found = _query(url, key, "query Viewer { viewer { id entity username } }", {}, timeout_s=timeout_s)
+        viewer = dict(found["viewer"] or {})
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return Answer(
+                "wrong_key", f"{host} does not accept the API key of this machine (wandb login --relogin)"
+            )
+        return Answer("unreachable", f"{host} answers with HTTP {error.code}")
+    except OSError as error:
+        why = getattr(error, "reason", None) or error
+        if isinstance(why, TimeoutError):
+            return Answer("unreachable", f"{host} does not answer within {timeout_s:g} s")
+        return Answer("unreachable", f"{host} cannot be reached ({getattr(why, 'strerror', None) or why})")
+    except _NOT_ITS_ANSWER:
+        return Answer("unreachable", f"{host} answers, but not as W&B does; is it the page of a proxy?")
+    if not viewer:
+        return Answer(
+            "wrong_key", f"{host} does not know the API key of this machine (wandb login --relogin)"
+        )
+    return Answer("well", str(viewer.get("entity") or viewer.get("username") or ""))
+
+
+def num_rows_on_server(run_id: str, *, project: str, entity: str | None, timeout_s: float) -> int:
+    """How many rows of a run the server has; -1 where it does not say."""
+    url, key = _server()
+    question = """query RunResumeStatus($project: String, $entity: String, $name: String!) {
+        model(name: $project, entityName: $entity) { bucket(name: $name, missingOk: true) { historyLineCount } } }"""
+    try:
+        variables = {"project": project, "entity": entity, "name": run_id}
+        found = _query(url, key or "", question, variables, timeout_s=timeout_s)
+        return int(found["model"]["bucket"]["historyLineCount"])
+    except (OSError, *_NOT_ITS_ANSWER):
+        return -1
+
+
+def _query(
+    url: str, key: str, query: str, variables: Mapping[str, str | None], *, timeout_s: float
+) -> dict[str, Any]:
+    """Asks the server; no retries, which the client would make for minutes.
+
+    Raises:
+        OSError: It cannot be reached, answers with an error, or not in time.
+        _NOT_ITS_ANSWER: What came is no answer of W&B's.
+    """
+    request = urllib.request.Request(
+        f"{url}/graphql",
+        data=json.dumps({"query": query, "variables": variables}).encode(),
+        headers={
+            "Authorization": f"Basic {base64.b64encode(f'api:{key}'.encode()).decode()}",
+            "Content-Type": "application/json",
+        },
     )
-    folders = offline_runs(root, trial.run_id)
+    answers: queue.SimpleQueue[dict[str, Any] | Exception] = queue.SimpleQueue()
+
+    def post() -> None:
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+                answers.put(json.loads(response.read(10_000_000))["data"])
+        except Exception as error:  # noqa: BLE001 - it is raised below
+            answers.put(error)
+
+    # The timeout of a socket holds for each piece of an answer, and not for looking up the server's name.
+    threading.Thread(target=post, daemon=True).start()
+    try:
+        answer = answers.get(timeout=timeout_s)
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def server_url() -> str:
+    """Address of the server."""
+    return _server()[0]
+
+
+def _server() -> tuple[str, str | None]:
+    """Address of the server, and the API key for it; they come from the environment, W&B's settings, and ~/.netrc."""
+    # Read when it is imported; what people must know is told elsewhere, and once.
+    os.environ["WANDB_SILENT"] = "true"
+    from pydantic import ValidationError
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    try:
+        settings = wandb_setup.singleton().settings
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = "_".join(map(str, wrong["loc"]))
+        raise ValueError(
+            f"W&B's setting {name} ($WANDB_{name.upper()}): {wrong['msg']}, got {wrong['input']!r}"
+        ) from None
+    # The client reads the environment once in a process's life.
+    url = os.environ.get("WANDB_BASE_URL") or settings.base_url
+    key = os.environ.get("WANDB_API_KEY") or settings.api_key or wbauth.read_netrc_auth(host=url)
+    return url.rstrip("/"), key
+
+
+class RowsLostError(Exception):
+    """W&B lacks rows in the middle of a run, where none can be added any more."""
+
+
+class Client:
+    """W&B's client, for all runs of one folder.
+
+    Args:
+        folder: Where it keeps its files, in `wandb/`.
+        mode: Whether it sends, or writes to `wandb/offline-run-*`.
+        project: Of all runs.
+        entity: The team or user; None: the default.
+        finish_timeout_s: How long the end of a run may take.
+        driver_pid: Process that is measured, with its children, for the sweep's run; None: this one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mode: Mode,
+        project: str,
+        entity: str | None,
+        finish_timeout_s: float,
+        driver_pid: int | None = None,
+    ) -> None:
+        self.folder = folder.resolve()
+        self.mode: Mode = mode
+        self._project, self._entity = project, entity
+        self._finish_timeout_s = finish_timeout_s
+        self._driver_pid = driver_pid
+        # What W&B stages goes beside its runs: home folders on clusters are small, and a later upload needs it.
+        for name in ("CACHE_DIR", "DATA_DIR", "CONFIG_DIR"):
+            os.environ[f"WANDB_{name}"] = str(self.folder / "wandb" / ".client")
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
+        # Whoever started this process may have a client of his own; that ends when he does.
+        os.environ.pop("WANDB_SERVICE", None)
+
+    def open(self, tracked: Tracked) -> OpenRun:
+        """Begins a run, or goes on with it where W&B has it already.
+
+        Raises:
+            OSError: The server does not take it now.
+            RowsLostError: It will never be whole.
+        """
+        if self.mode == "online" and not (answer := ask()).is_well:
+            # The client itself would try for long.
+            raise OSError(answer.words)
+        import wandb
+        from wandb.errors import Error
+
+        # An offline log is written anew from the first row: two logs of one run would repeat steps when they are uploaded.
+        kind = "run" if self.mode == "online" else "offline-run"
+        for leftover in (self.folder / "wandb").glob(f"{kind}-*-{tracked.run_id}"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            run = wandb.init(
+                mode=self.mode,
+                dir=str(self.folder),
+                entity=self._entity,
+                project=self._project,
+                group=tracked.group or None,
+                job_type=tracked.job_type,
+                id=tracked.run_id,
+                name=tracked.name,
+                tags=tracked.tags,
+                config=tracked.config(),
+                resume="allow" if self.mode == "online" else None,
+                reinit="create_new",
+                settings=self._settings(is_sweep=tracked.job_type == "sweep"),
+            )
+        except (Error, TimeoutError) as error:
+            raise OSError(" ".join(str(error).split())) from None
+        opened = OpenRun(run, is_online=self.mode == "online", finish_timeout_s=self._finish_timeout_s)
+        if opened.num_known and 0 <= opened.num_there() < opened.num_known:
+            run.finish()
+            raise RowsLostError(f"{tracked.run_id}: rows are missing before row {opened.num_known - 1}")
+        if tracked.job_type == "train":
+            run.define_metric(STEP, hidden=True)
+            run.define_metric("*", step_metric=STEP)
+        return opened
+
+    def _settings(self, *, is_sweep: bool) -> Any:  # noqa: ANN401 - importing wandb here would cost a second
+        import wandb
+
+        return wandb.Settings(
+            quiet=True,
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            x_save_requirements=False,
+            # One client serves all trials; it measures its own machine, so for the sweep, and once.
+            x_disable_stats=not is_sweep,
+            **(
+                {"x_stats_pid": self._driver_pid, "x_stats_track_process_tree": True}
+                if self._driver_pid
+                else {}
+            ),
+            init_timeout=_INIT_S,
+            finish_timeout=self._finish_timeout_s,
+            finish_timeout_raises=True,
+            # The default of 15 s leaves an empty log behind a killed process, which an upload trips over.
+            x_transaction_log_flush_interval=2,
+        )
+
+
+class OpenRun:
+    """A run that rows can be sent to. Made by `Client.open`."""
+
+    def __init__(self, run: Any, *, is_online: bool, finish_timeout_s: float) -> None:  # noqa: ANN401 - wandb's Run
+        self._run = run
+        self._is_online = is_online
+        self._finish_timeout_s = finish_timeout_s
+        self._num_rows = 0
+        self.path = f"{run.entity}/{run.project}/{run.id}"
+        # An offline run has no page, and its client warns whoever asks.
+        self.url: str = (run.url or "") if is_online else ""
+        self.num_known: int = run.starting_step
+        """Rows that W&B had when it was opened."""
+
+    def send(self, index: int, row: Row) -> None:
+        """Sends the row with this number; rows come in order, and those that W&B has are left out."""
+        self._num_rows = index + 1
+        if index < self.num_known:
+            return
+        import wandb
+
+        content: dict[str, Any] = dict(row.scalars)
+        for name, pictures in row.pictures.items():
+            if pictures:
+                content[name] = [wandb.Image(str(one.path), caption=one.caption) for one in pictures]
+        for name, table in row.tables.items():
+            content[name] = _table(table)
+        for name, path in row.pages.items():
+            content[name] = wandb.Html(path.read_text(encoding="utf-8"), inject=False)
+        self._run.log(content, step=index, commit=True)
+
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        """Replaces what stands beside the curves."""
+        self._run.summary.update(dict(values))
+
+    def finish(self, exit_code: int, *, is_unfinished: bool = False) -> None:
+        """Ends the run, when W&B has all of it.
+
+        Args:
+            exit_code: 0 where the trial ended well.
+            is_unfinished: Whether it will be gone on with; W&B then calls it preempted.
+
+        Raises:
+            TimeoutError: W&B has not got all of it in time.
+        """
+        if is_unfinished:
+            self._run.mark_preempting()
+        self._run.finish(exit_code=exit_code)
+        # The client calls a page of some proxy an answer, and what it had sent is gone.
+        if self._is_online and self.num_there() < self._num_rows:
+            raise TimeoutError("not all rows have arrived")
+
+    def num_there(self) -> int:
+        """How many rows the server has; -1 where it does not say."""
+        run = self._run
+        timeout_s = max(1.0, self._finish_timeout_s)
+        return num_rows_on_server(run.id, project=run.project, entity=run.entity, timeout_s=timeout_s)
+
+
+def _table(table: Table) -> Any:  # noqa: ANN401
+    import wandb
+
+    def cell(value: object) -> object:
+        return wandb.Image(str(value)) if isinstance(value, Path) else value
+
+    return wandb.Table(
+        columns=list(table.columns), data=[[cell(value) for value in row] for row in table.rows]
+    )
+
+
+def rows_on_server(path: str) -> list[dict[str, Any]]:
+    """The rows of a run as the server gives them back, in order.
+
+    Args:
+        path: ENTITY/PROJECT/ID.
+
+    Raises:
+        OSError: It does not answer, or has no such run.
+    """
+    import wandb
+
+    try:
+        return list(wandb.Api(timeout=30).run(path).scan_history(page_size=500))
+    except Exception as error:  # noqa: BLE001 - whatever its client raises, there are no rows
+        raise OSError(" ".join(str(error).split())) from None
+
+
+def offline_rows(folder: Path, run_id: str) -> list[dict[str, Any]]:
+    """The rows of a run's offline log, as W&B's own reader gives them.
+
+    Raises:
+        ValueError: There is none, or not just one, or it is damaged.
+    """
+    folders = sorted((folder / "wandb").glob(f"offline-run-*-{run_id}"))
     if len(folders) != 1:
-        return VerifiedRun(trial.name, 0, expected, f"expected one offline run, found {len(folders)}")
-    log_file = next(folders[0].glob("*.wandb"), None)
-    if log_file is None:
-        return VerifiedRun(trial.name, 0, expected, f"{folders[0]} holds no .wandb file")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log_file)]
+        raise ValueError(f"expected one offline run, found {len(folders)}")
+    path = next(folders[0].glob("*.wandb"), None)
+    if path is None:
+        raise ValueError(f"{folders[0]} holds no .wandb file")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     try:
-        records = [json.loads(line) for line in done.stdout.splitlines() if line]
+        records: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines() if line]
     except json.JSONDecodeError as error:
-        return VerifiedRun(
-            trial.name, 0, expected, f"wandb leet inspect printed something else than JSON: {error}"
-        )
-    rows = sum(record["type"] == "history" for record in records)
+        raise ValueError(f"wandb leet inspect printed something else than JSON: {error}") from None
     if done.returncode or not records:
-        return VerifiedRun(trial.name, rows, expected, (done.stderr or "no records").strip().splitlines()[-1])
-    return VerifiedRun(trial.name, rows, expected, "")
+        raise ValueError((done.stderr or "no records").strip().splitlines()[-1])
+    return [_whole(record["history"]["item"]) for record in records if record["type"] == "history"]
+
+
+def _whole(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the keys of its pictures, tables and pages, of which that reader gives the parts: `val/crops._type`, ..."""
+    media = [name.removesuffix("._type") for name in item if name.endswith("._type")]
+    return {**item, **{name: item[f"{name}._type"] for name in media}}
+
+
+def mark_synced(folder: Path, run_id: str) -> None:
+    """Has `wandb sync` leave out the local logs of a run that W&B has whole."""
+    for path in (folder / "wandb").glob(f"*run-*-{run_id}/*.wandb"):
+        path.with_name(f"{path.name}.synced").touch()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sr.section import Section
 
@@ -56,3 +56,13 @@ class ClusterSection(Section):
     """Whether Ray's machines run a copy of srloss that is sent with the job, in place of the one installed there."""
     node_cache: str | None = None
     """A folder on a disk of each node, such as `/local` or `$SLURM_TMPDIR`, to which the data set is copied, once per node."""
+
+    @field_validator("slurm_setup")
+    @classmethod
+    def _without_keys(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        if any("API_KEY=" in line.replace(" ", "") for line in lines):
+            raise ValueError(
+                "an API key has no place here: the lines are kept with the sweep and shown by SLURM; use wandb login, whose "
+                "~/.netrc the nodes read, or export WANDB_API_KEY before srloss submit"
+            )
+        return lines

@@ -15,6 +15,7 @@ def write_death(ledger: Ledger, problem: str) -> None:
     row = {"kind": "problem", "step": last_step(ledger), "problem": problem, "ends_attempt": True}
     # The reason may be that the disk is full.
     with contextlib.suppress(OSError):
+        ledger.repair_tail()
         ledger.append({"attempt": max(ledger.attempt, status.attempt), **row}, sync=True)
 
 

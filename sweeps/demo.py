@@ -9,16 +9,17 @@ from pathlib import Path
 from shards.pack import PackOptions, pack
 from sr.ledger import State
 from sr.metrics import METRICS
-from sr.track import VerifiedRun
 from sweeps import driver
 from sweeps.cli.follow import Follow
 from sweeps.cli.show import progress, say
-from sweeps.cli.table import print_verdict
+from sweeps.cli.table import as_plain, print_verdict
 from sweeps.jobs import FAILED, OK, SOME_TRIALS_FAILED
 from sweeps.recipes import recipe_path
 from sweeps.report.build import write_report
 from sweeps.spec import read_sweep
 from sweeps.sweep import Sweep, create
+from sweeps.syncing import VerifiedRun, verify_offline
+from sweeps.tracking import fed
 from sweeps.verdict import Verdict
 
 
@@ -34,10 +35,12 @@ def run_demo(folder: Path) -> int:
     _data(data)
     config = read_sweep(recipe_path("demo"), [f"data.path={data}"])
     sweep = create(config, store=folder, command=f"srloss demo --folder {folder}")
-    with Follow(sweep, headings=("[2/5] sweep:   ", "[3/5] evaluate:")) as follow:
-        driver.run(sweep, progress=follow)
     report = folder / "report.html"
-    verdict = write_report(sweep, report)
+    with fed(sweep.folder.path, sweep.trials[0].config.tracking, say=say):
+        with Follow(sweep, headings=("[2/5] sweep:   ", "[3/5] evaluate:")) as follow:
+            driver.run(sweep, progress=follow)
+        verdict = write_report(sweep, report)
+        sweep.folder.add_verdict(as_plain(verdict))
     say(f"[4/5] report:   {report} ({report.stat().st_size / 1e6:.1f} MB, opens without a network)")
     all_sound = _wandb(sweep)
     say()
@@ -85,14 +88,14 @@ def _data(folder: Path) -> None:
 
 
 def _wandb(sweep: Sweep) -> bool:
-    with progress("reading back", len(sweep.trials)) as ticker:
+    with progress("reading back", len(sweep.trials) + 1) as ticker:
         done: list[VerifiedRun] = []
 
         def on_done(run: VerifiedRun) -> None:
             done.append(run)
             ticker.update(len(done), run.name)
 
-        runs = driver.verify_wandb(sweep, on_done=on_done)
+        runs = verify_offline(sweep.folder.path, on_done=on_done)
     sound = [run for run in runs if run.is_sound]
     folder = sweep.folder.path / "wandb"
     say(

@@ -194,7 +194,9 @@ def _has_wandb_key() -> bool:
     """Whether W&B will find a key. The key goes nowhere, nor does a parser's message, which may quote it."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    from sr.track import server_url
+
+    host = urlsplit(server_url()).hostname
     named = os.environ.get("NETRC")
     for path in [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
         if path.is_file():

@@ -283,7 +283,9 @@ def _wandb_server() -> Outcome:
     mode = os.environ.get("WANDB_MODE", "online")
     if mode in ("offline", "disabled"):
         return "ok", f"not needed, WANDB_MODE is {mode}", ""
-    url = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
+    from sr.track import server_url
+
+    url = urlsplit(server_url())
     scheme, host = url.scheme or "https", url.hostname or ""
     server, port, way = host, url.port or (443 if scheme == "https" else 80), ""
     if (proxy := urllib.request.getproxies().get(scheme)) and not urllib.request.proxy_bypass(host):
@@ -295,7 +297,7 @@ def _wandb_server() -> Outcome:
         return (
             "warning",
             f"cannot reach {host}{way} ({why}), so nothing can be sent while a trial trains",
-            "export WANDB_MODE=offline before srloss submit; afterwards send the runs from a machine that can, with wandb sync",
+            "export WANDB_MODE=offline before srloss submit; afterwards send the runs from a machine that can, with srloss sync",
         )
     return "ok", f"reaches {host}{way}", ""
 

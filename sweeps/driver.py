@@ -6,14 +6,13 @@ import functools
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 from sr.config import TrialConfig
 from sr.ledger import Ledger, State
 from sr.lock import exclusive
-from sr.track import TrackedTrial, VerifiedRun, WandbFeed, verify_offline_run
 from sweeps import agendas, tune
 from sweeps.deaths import deaths, record_failure, survived
 from sweeps.evaluation import BASELINE, evaluate_baseline, evaluate_trial, mark_stopped_early
@@ -62,10 +61,6 @@ class Progress(Protocol):
         """A model was evaluated, or could not be."""
         ...
 
-    def tracking_lost(self, problem: str) -> None:
-        """W&B was given up during the sweep; the ledgers are complete all the same."""
-        ...
-
 
 def run(sweep: Sweep, *, progress: Progress, ray_address: str | None = None) -> None:
     """Trains what is unfinished, evaluates what is not yet evaluated; what failed waits for `Sweep.try_again`.
@@ -84,26 +79,24 @@ def run(sweep: Sweep, *, progress: Progress, ray_address: str | None = None) -> 
     here = this_machine()
     if ray_address is None:
         concurrency(sweep.config, sweep.trials, here)
-    feed = _feed(sweep)
-    # The feed is left last, since evaluation is the last thing it sends.
     with (
         exclusive(sweep.folder.path, timeout_s=2, what="this sweep is being run"),
-        feed or nullcontext(),
         listening() as interruption,
         _ray(ray_address, here, functools.partial(_ray_is_lost, sweep, interruption)) as machines,
     ):
         # Ray has put its own handlers in their place.
         hear_again()
+        if interruption.reason():
+            # Asked while machines were joining: those that have not yet would be missed in what follows.
+            return
         at_once = concurrency(sweep.config, sweep.trials, machines if ray_address else here)
         stop = StopFile(sweep.folder.path)
         # What an earlier run was asked does not count.
         stop.clear()
         interruption.heed(stop.reason)
-        _train(sweep, progress, at_once, interruption, stop, feed)
+        _train(sweep, progress, at_once, interruption, stop)
         if not interruption.reason():
             _evaluate(sweep, progress, interruption)
-    if feed and feed.problem:
-        progress.tracking_lost(feed.problem)
 
 
 def _ray(
@@ -132,7 +125,6 @@ def _train(
     at_once: int,
     interruption: Interruption,
     stop: StopFile,
-    feed: WandbFeed | None,
 ) -> None:
     over = [trial for trial in sweep.trials if sweep.ledger(trial).status().has_ended]
     todo = [trial for trial in sweep.trials if trial not in over]
@@ -149,12 +141,6 @@ def _train(
     shutil.rmtree(storage, ignore_errors=True)
 
     watch = SweepWatch(sweep, progress, todo, interruption)
-
-    def on_new(trial: PlannedTrial) -> None:
-        watch.add(trial)
-        if feed is not None:
-            feed.add(_tracked(sweep, trial))
-
     tune.run_trials(
         sweep.config,
         running or sweep.trials,
@@ -163,7 +149,7 @@ def _train(
         max_concurrent=at_once,
         watch=watch,
         stop=stop,
-        agenda=agendas.agenda_of(sweep, running, at_once=at_once, on_new=on_new),
+        agenda=agendas.agenda_of(sweep, running, at_once=at_once, on_new=watch.add),
     )
     for trial in sweep.trials:
         ledger = sweep.ledger(trial)
@@ -211,7 +197,7 @@ def _evaluate(
 
 
 def finish(sweep: Sweep, *, progress: Progress) -> None:
-    """Does what is left when all trials have ended that were trained without a driver: evaluation, W&B's runs; without Ray.
+    """Does what is left when all trials have ended that were trained without a driver: evaluation, without Ray.
 
     Trials that are unfinished still count as failed.
 
@@ -226,10 +212,7 @@ def finish(sweep: Sweep, *, progress: Progress) -> None:
             ledger = sweep.ledger(trial)
             causes = "".join(f"; the last time: {cause}" for cause in deaths(ledger)[-1:])
             record_failure(ledger, f"ended from outside more than {sweep.config.max_failures} times{causes}")
-        with _feed(sweep) or nullcontext() as feed:
-            _evaluate(sweep, progress, interruption, run_tasks=_one_by_one)
-    if feed and feed.problem:
-        progress.tracking_lost(feed.problem)
+        _evaluate(sweep, progress, interruption, run_tasks=_one_by_one)
 
 
 def _one_by_one(
@@ -257,35 +240,3 @@ def evaluate_folder(folder: Path, *, config: TrialConfig, command: str) -> int:
     if folder.parent.name == "baseline":
         return evaluate_baseline(Ledger(folder), config, command=command)
     return evaluate_trial(folder)
-
-
-def tracked_trials(sweep: Sweep) -> list[TrackedTrial]:
-    """The sweep's trials as W&B shows them."""
-    return [_tracked(sweep, trial) for trial in sweep.trials]
-
-
-def _tracked(sweep: Sweep, trial: PlannedTrial) -> TrackedTrial:
-    return TrackedTrial(
-        sweep.ledger(trial),
-        run_id=trial.trial_id,
-        name=f"{trial.candidate} {trial.settings}",
-        tags=(f"loss:{trial.candidate}"[:64], f"scale:x{trial.config.scale}"),
-    )
-
-
-def _feed(sweep: Sweep) -> WandbFeed | None:
-    tracking = sweep.trials[0].config.tracking
-    if tracking.wandb == "disabled":
-        return None
-    return WandbFeed(
-        sweep.folder.path, tracked_trials(sweep), project=tracking.project, group=sweep.folder.sweep_id
-    )
-
-
-def verify_wandb(sweep: Sweep, *, on_done: Callable[[VerifiedRun], None]) -> list[VerifiedRun]:
-    """Reads every trial's offline W&B run back with W&B's own reader."""
-    verified = []
-    for trial in tracked_trials(sweep):
-        verified.append(verify_offline_run(sweep.folder.path, trial))
-        on_done(verified[-1])
-    return verified

@@ -210,7 +210,7 @@ class StopFile:
     def write(self, reason: str) -> None:
         """Asks all trials to stop, for this reason."""
         # Imported late: whoever only listens does so before the rest of the program is there.
-        from sr.checkpoint import write_atomically
+        from sr.files import write_atomically
 
         # First for whoever asks this very object: it must not learn of it later than the trials do.
         self._reason = reason

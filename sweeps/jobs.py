@@ -8,27 +8,30 @@ from pathlib import Path
 
 from cluster.requeue import requeued
 from sr.config import EngineConfig
-from sr.evaluate import mean_scores
 from sr.ledger import Ledger, State
 from sr.lock import is_held
 from sr.ranks import Place, in_words, place_from_environment
 from sr.rollcall import OtherRankFailedError, RankLostError
+from sr.scores import mean_scores
 from sr.train import Stop
 from sweeps import driver
 from sweeps.cli.follow import Follow
 from sweeps.cli.show import say
-from sweeps.cli.table import print_verdict
+from sweeps.cli.table import as_plain, print_verdict
 from sweeps.deaths import record_failure, survived, write_death
 from sweeps.evaluation import evaluate_trial
-from sweeps.interrupt import GRACE_S, exit_code_for, listening
+from sweeps.interrupt import GRACE_S, Interruption, exit_code_for, listening
 from sweeps.rank import Attempt, train_and_tell
 from sweeps.report.build import write_report
 from sweeps.store import SweepFolder
 from sweeps.supervisor import MAX_FAILURES, supervise
 from sweeps.sweep import Sweep, reopen
+from sweeps.tracking import Feed, fed
 
 OK, FAILED, USAGE, SOME_TRIALS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
+_REQUEUE_S = 5.0
+"""Of the grace period, kept for asking SLURM to start the job again."""
 RayCluster = Callable[[], AbstractContextManager[str | None]]
 """Brings up a Ray cluster for the block and gives its address; None: one of the driver's own, on its machine."""
 
@@ -43,13 +46,22 @@ def run_sweep(folder: Path, *, grace_s: float = GRACE_S, ray: RayCluster = nullc
     """
     with listening(grace_s=grace_s) as interruption:
         sweep = reopen(SweepFolder(folder))
-        with ray() as address, Follow(sweep) as follow:
-            driver.run(sweep, progress=follow, ray_address=address)
-        say()
-        if interruption.reason():
-            return sweep_interrupted(sweep, interruption.reason())
-        with interruption.at_once(f"the report is not written; write it with: srloss report {folder}"):
-            return conclude(sweep)
+        with fed(folder, sweep.trials[0].config.tracking, say=say) as feed:
+            with ray() as address, Follow(sweep) as follow:
+                driver.run(sweep, progress=follow, ray_address=address)
+            say()
+            return ended(sweep, interruption, feed)
+
+
+def ended(sweep: Sweep, interruption: Interruption, feed: Feed | None) -> int:
+    """What comes when a sweep has ended or was interrupted: the verdict, or how to go on; returns the exit code."""
+    if interruption.reason():
+        if feed is not None:
+            # To requeue a job is to end this process, and that takes a moment itself.
+            feed.end(at_most_s=interruption.seconds_left - _REQUEUE_S)
+        return sweep_interrupted(sweep, interruption.reason())
+    with interruption.at_once(f"the report is not written; write it with: srloss report {sweep.folder.path}"):
+        return conclude(sweep)
 
 
 def sweep_interrupted(sweep: Sweep, reason: str) -> int:
@@ -78,6 +90,7 @@ def progress_of(sweep: Sweep) -> int:
 def conclude(sweep: Sweep) -> int:
     """Writes the report, prints the verdict and where things are; returns the exit code."""
     verdict = write_report(sweep, sweep.folder.report)
+    sweep.folder.add_verdict(as_plain(verdict))
     print_verdict(verdict)
     say()
     failed = sweep.with_state(State.FAILED)
@@ -121,9 +134,12 @@ def run_train(
         grace_s: How long after a signal the process ends anyway.
         max_failures: How often ranks that this process has started itself are started again.
     """
-    with listening(grace_s=grace_s) as interruption:
-        place = place_from_environment()
-        is_quiet = place is not None and place.rank > 0
+    place = place_from_environment()
+    is_quiet = place is not None and place.rank > 0
+    with (
+        listening(grace_s=grace_s) as interruption,
+        nullcontext() if is_quiet else fed(folder, Ledger(folder).config().tracking, say=say) as feed,
+    ):
         try:
             if place is None and engine.ranks > 1:
                 attempt = supervise(
@@ -145,6 +161,8 @@ def run_train(
         if is_quiet:
             return exit_code_for(attempt.interrupted_by) if attempt.interrupted_by else OK
         if attempt.interrupted_by:
+            if feed is not None:
+                feed.end(at_most_s=interruption.seconds_left - _REQUEUE_S)
             return _interrupted(folder, attempt)
         with interruption.at_once(f"trained in full but not evaluated; to go on: {_how_to_go_on(folder)}"):
             return _evaluate(folder)

@@ -129,6 +129,7 @@ def finish_array(folder: Path, *, section: dict[str, Any], attempt: int) -> int:
     from sweeps import driver, jobs
     from sweeps.cli.follow import Follow
     from sweeps.cli.show import say
+    from sweeps.tracking import fed
 
     sweep = reopen(SweepFolder(folder))
     unfinished = sweep.with_state(State.PENDING, State.RUNNING)
@@ -137,12 +138,10 @@ def finish_array(folder: Path, *, section: dict[str, Any], attempt: int) -> int:
         for record in submit(sweep, ClusterSection.model_validate(section), attempt=attempt + 1):
             say(f"  SLURM job {record.job_id}: {record.name}")
         return jobs.OK
-    with listening() as interruption:
+    with listening() as interruption, fed(folder, sweep.trials[0].config.tracking, say=say) as feed:
         with Follow(sweep) as follow:
             driver.finish(sweep, progress=follow)
-        if interruption.reason():
-            return jobs.sweep_interrupted(sweep, interruption.reason())
-        return jobs.conclude(sweep)
+        return jobs.ended(sweep, interruption, feed)
 
 
 def faults_of_partition(section: ClusterSection) -> list[str]:

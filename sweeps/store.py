@@ -1,6 +1,6 @@
 """The run store: where sweeps and trials lie, and how people name them.
 
-STORE/sweeps/<sweep id>/   plan.json, trials/<trial id>/, baseline/<name>/, wandb/, report.html
+STORE/sweeps/<sweep id>/   plan.json, trials/<trial id>/, baseline/<name>/, wandb/, report.html, verdicts.jsonl
 STORE/trials/<trial id>/   trials trained by hand
 """
 
@@ -61,10 +61,25 @@ class SweepFolder:
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Stores the plan, once, when the sweep is made."""
-        from sr.checkpoint import write_atomically
+        from sr.files import write_atomically
 
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "plan.json", json.dumps(plan, indent=1).encode())
+
+    def verdicts(self) -> list[dict[str, Any]]:
+        """The verdicts that were drawn when it ended, the latest last."""
+        from sr.ledger import read_rows
+
+        return read_rows(self.path / "verdicts.jsonl")
+
+    def add_verdict(self, verdict: dict[str, Any]) -> None:
+        """Keeps a verdict, if it is another one than the last."""
+        known = self.verdicts()
+        line = json.dumps(verdict)
+        # Compared as text: scores may be NaN, which is not equal to itself.
+        if not known or json.dumps(known[-1]) != line:
+            with (self.path / "verdicts.jsonl").open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
 
     def read_plan(self) -> dict[str, Any]:
         """The stored plan."""

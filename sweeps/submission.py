@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from cluster.records import JobRecord, records_in
-from sr.checkpoint import write_atomically
 from sr.configfile import ConfigError
+from sr.files import write_atomically
 from sr.lock import exclusive
 from sweeps import slurm_submission
 from sweeps.cluster_section import ClusterSection

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sr.checkpoint import write_atomically
 from sr.features.layered import LayeredNetwork, Layout, Normalise
 from sr.features.layouts import on_meta, vgg
 from sr.features.network import Weights
 from sr.features.weights import hash_tensors, read_safetensors
+from sr.files import write_atomically
 
 _FORMAT = "srloss-dataset-vgg-1"
 _CONVOLUTIONS = (2, 2, 2, 2)

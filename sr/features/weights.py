@@ -13,7 +13,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sr.checkpoint import load_weights, write_atomically
+from sr.checkpoint import load_weights
+from sr.files import write_atomically
 
 FOLDER_VARIABLE = "SRLOSS_WEIGHTS"
 _FEATURES_FORMAT = "srloss-features-1"

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from sr.checkpoint import write_atomically
+from sr.files import write_atomically
 
 STAGES = "stages"
 RECORD = "stage.json"

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -56,6 +56,12 @@ class StageLedger(Ledger):
             passed["seconds"] = round(row["seconds"] + self._seconds, 3)
         self._trial.append(passed, sync=sync)
         super().append(row, sync=sync)
+
+    def write_previews(
+        self, kind: Literal["hr", "lr", "sr"], step: int, pictures: Mapping[str, bytes]
+    ) -> None:
+        """They are the trial's, of its own count of steps."""
+        self._trial.write_previews(kind, step + self._steps, pictures)
 
     def beat(self, where: str) -> None:
         """Shows that the trial moves on."""

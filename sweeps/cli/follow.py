@@ -101,11 +101,6 @@ class Follow:
         if self._ticker:
             self._ticker.update(len(self._steps), name)
 
-    def tracking_lost(self, problem: str) -> None:
-        """A line: the runs of this sweep are not whole in W&B."""
-        self._finish()
-        say(f"W&B: given up during this sweep ({problem}); its runs there are not whole, the ledgers are")
-
     def _begin(self, label: str, total: float) -> None:
         self._shown = progress(label, total)
         self._ticker = self._shown.__enter__()

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sr.checkpoint import write_atomically
+from sr.files import write_atomically
 from sr.ladder.records import stage_folder
 from sr.store import default_store, find_trial
 from sweeps.cli.show import say, say_json

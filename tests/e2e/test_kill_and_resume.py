@@ -16,9 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from sweeps.driver import verify_wandb
-from sweeps.store import SweepFolder
-from sweeps.sweep import reopen
+from sweeps.syncing import verify_offline
 from tests.conftest import tiny_trial
 
 SRLOSS = str(Path(sys.executable).with_name("srloss"))
@@ -114,7 +112,7 @@ def test_a_sweep_survives_kill_9_of_a_trial_and_of_its_driver(sweep_file: Path, 
         assert checkpoints(trial) == hashes
     after = {state["trial"]: state["attempt"] for state in states(killed)}
     assert {trial: after[trial] for trial in attempts} == attempts
-    runs = verify_wandb(reopen(SweepFolder(killed / "sweeps" / sweep_id)), on_done=lambda _run: None)
+    runs = verify_offline(killed / "sweeps" / sweep_id)
     assert [run for run in runs if not run.is_sound] == []
     # Every logged loss too, digit by digit.
     for trial in undisturbed.glob("sweeps/*/trials/*"):

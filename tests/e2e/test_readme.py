@@ -67,7 +67,7 @@ def test_the_demo_is_one_command(checkout: Path) -> None:
         "[2/5] sweep:",
         "[3/5] evaluate:",
         "[4/5] report:",
-        "[5/5] W&B check: 10 of 10",
+        "[5/5] W&B check: 11 of 11",
     ):
         assert step in text, text
     assert "Verdict: " in text

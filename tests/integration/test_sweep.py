@@ -16,13 +16,15 @@ import pytest
 
 from sr.ledger import Ledger, State, Status
 from sr.lock import exclusive
-from sr.track import TrackedTrial, verify_offline_run
 from sweeps import driver, jobs
 from sweeps.cli.follow import Follow
+from sweeps.cli.show import say
 from sweeps.evaluation import mark_stopped_early
 from sweeps.report.build import write_report
 from sweeps.spec import PlannedTrial, parse_sweep
 from sweeps.sweep import Sweep, create
+from sweeps.syncing import verify_offline
+from sweeps.tracking import fed
 from sweeps.verdict import draw
 from tests.conftest import tiny_trial
 from tests.one_ray import one_ray
@@ -61,7 +63,9 @@ def ray_here(half_failing: Sweep) -> Iterator[None]:
 def half_failing(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """Two losses, two seeds; the larger of the two learning rates cannot but diverge."""
     parameters = {"loss": ["l1", "mse"], "seed": [0, 1], "optimizer.learning_rate": [1e-3, 1e30]}
-    return run(make(photos, tmp_path_factory.mktemp("store"), parameters=parameters))
+    sweep = make(photos, tmp_path_factory.mktemp("store"), parameters=parameters)
+    with fed(sweep.folder.path, sweep.trials[0].config.tracking, say=say):
+        return run(sweep)
 
 
 def test_failures_hide_no_other_trial_and_name_their_cause(half_failing: Sweep) -> None:
@@ -108,26 +112,25 @@ def test_compared_trials_of_one_seed_saw_one_stream(half_failing: Sweep) -> None
 
 
 def test_every_trial_is_a_wandb_run_with_every_row_once(half_failing: Sweep) -> None:
-    finished = {trial.trial_id for trial in half_failing.with_state(State.FINISHED)}
-    runs = dict(
-        zip(half_failing.trials, driver.verify_wandb(half_failing, on_done=lambda _run: None), strict=True)
-    )
-    for trial, verified in runs.items():
-        if trial.trial_id in finished:
-            assert verified.is_sound, verified
-            # 6 rows of training, 3 of validation, 1 of evaluation
-            assert verified.rows == 10
+    runs = {run.name: run for run in verify_offline(half_failing.folder.path)}
+    finished = half_failing.with_state(State.FINISHED)
+    for trial in finished:
+        verified = runs[f"{trial.candidate} {trial.settings}"]
+        assert verified.is_sound, verified
+        # 6 rows of training, 3 of validation, 1 of evaluation
+        assert verified.rows == 10
     assert len(finished) == 4
 
 
 def test_a_row_that_wandb_lacks_is_noticed(half_failing: Sweep, tmp_path: Path) -> None:
+    copy = tmp_path / half_failing.folder.sweep_id
+    shutil.copytree(half_failing.folder.path, copy, symlinks=True)
     trial = half_failing.with_state(State.FINISHED)[0]
-    tracked = next(t for t in driver.tracked_trials(half_failing) if t.run_id == trial.trial_id)
-    copy = Ledger(tmp_path / "copy")
-    shutil.copytree(tracked.ledger.folder, copy.folder)
-    copy.append({"kind": "train", "step": 999, "samples": 0, "seconds": 0.0, "loss": 0.0})
-    verified = verify_offline_run(half_failing.folder.path, TrackedTrial(copy, tracked.run_id, "x", ()))
-    assert (verified.rows, verified.expected_rows, verified.is_sound) == (10, 11, False)
+    row = {"kind": "train", "step": 999, "samples": 0, "seconds": 0.0, "loss": 0.0}
+    Ledger(copy / "trials" / trial.trial_id).append(row)
+    name = f"{trial.candidate} {trial.settings}"
+    (verified,) = [run for run in verify_offline(copy) if run.name == name]
+    assert (verified.expected_rows, verified.is_sound) == (11, False)
 
 
 def test_the_report_shows_every_trial_and_the_failures(half_failing: Sweep) -> None:

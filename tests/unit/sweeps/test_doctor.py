@@ -147,7 +147,8 @@ def test_wandb_without_a_key_warns_unless_offline(examined, monkeypatch):
 def test_wandb_key_is_found_and_never_shown(monkeypatch, tmp_path, place):
     if place == "environment":
         monkeypatch.setenv("WANDB_API_KEY", SECRET)
-    host = "api.other.org" if place == "other host" else "api.wandb.ai"
+    host = "api.other.org" if place == "other host" else "wandb.lab"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.lab")
     netrc_lines = {"broken netrc": f"machine {host} password\n {SECRET} {SECRET}"}
     text = netrc_lines.get(place, f"machine {host} login user password {SECRET}\n")
     if place != "environment":

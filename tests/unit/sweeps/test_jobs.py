@@ -17,7 +17,10 @@ from sweeps.deaths import deaths
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     ledger = Ledger(tmp_path / "trial")
-    ledger.create(parse_trial({"data": {"path": "nowhere"}, "loss": "l1"}), command="srloss train")
+    ledger.create(
+        parse_trial({"data": {"path": "nowhere"}, "loss": "l1", "tracking": {"wandb": "disabled"}}),
+        command="srloss train",
+    )
     return ledger
 
 
