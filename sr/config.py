@@ -191,7 +191,7 @@ class TrackingConfig(Section):
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: online where W&B answers within 3 s and takes this machine's API key, else offline, for the whole sweep. offline:
     runs are written to disk without any network; `srloss sync` sends them later."""
-    project: str = Field(default="srloss", min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+$")
+    project: str = Field(default="srloss", min_length=1, max_length=128, pattern=r"^[^/\\#?%:.][^/\\#?%:]*$")
     entity: str | None = None
     """The W&B team or user; null: the default of the API key."""
     finish_timeout_s: float = Field(default=60.0, ge=0)

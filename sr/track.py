@@ -186,6 +186,8 @@ class Client:
         self.folder = folder.resolve()
         self.mode: Mode = mode
         self._project, self._entity = project, entity
+        self.place = f"{server_url()} {entity or ''} {project}" if mode == "online" else ""
+        """Where its runs are: another server or project has not got them because this one has."""
         self._finish_timeout_s = finish_timeout_s
         self._driver_pid = driver_pid
         # What W&B stages goes beside its runs: home folders on clusters are small, and a later upload needs it.
@@ -335,7 +337,7 @@ def _table(table: Table) -> Any:  # noqa: ANN401
 
 
 def rows_on_server(path: str) -> list[dict[str, Any]]:
-    """The rows of a run as the server gives them back, in order.
+    """The rows of a run as the server gives them back, in order; without pictures and pages whose files it has not got.
 
     Args:
         path: ENTITY/PROJECT/ID.
@@ -346,9 +348,19 @@ def rows_on_server(path: str) -> list[dict[str, Any]]:
     import wandb
 
     try:
-        return list(wandb.Api(timeout=30).run(path).scan_history(page_size=500))
+        run = wandb.Api(timeout=30).run(path)
+        rows = list(run.scan_history(page_size=500))
+        names = {file.name for file in run.files(per_page=500) if file.size}
     except Exception as error:  # noqa: BLE001 - whatever its client raises, there are no rows
         raise OSError(" ".join(str(error).split())) from None
+    return [{key: value for key, value in row.items() if _files_of(value) <= names} for row in rows]
+
+
+def _files_of(value: object) -> set[str]:
+    """The files that a picture list or a page stands for; tables are artifacts, which arrive whole or not at all."""
+    if not isinstance(value, dict) or "_type" not in value or "artifact_path" in value:
+        return set()
+    return {*value.get("filenames", ()), *([value["path"]] if "path" in value else ())}
 
 
 def offline_rows(folder: Path, run_id: str) -> list[dict[str, Any]]:

@@ -66,7 +66,10 @@ class Row:
 class Tracked(Protocol):
     """Something that W&B shows as one run."""
 
+    key: str
+    """Name of its folder, in which no other run lies."""
     run_id: str
+    """In W&B, where the same trial may stand in another sweep, or was trained before its folder was deleted."""
     job_type: str
     group: str
 
@@ -109,13 +112,17 @@ class TrackedTrial:
         group: The sweep's id, or empty.
         candidate: The loss as tables show it.
         variant: What tells it from the other trials of that loss besides its seed, e.g. `model.blocks=8`.
+        salt: Told apart by it in W&B from the same trial elsewhere.
     """
 
     job_type = "train"
 
-    def __init__(self, folder: Path, *, group: str = "", candidate: str = "", variant: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, group: str = "", candidate: str = "", variant: str = "", salt: str = ""
+    ) -> None:
         self.ledger = Ledger(folder)
-        self.run_id = folder.name
+        self.key = folder.name
+        self.run_id = f"{folder.name}-{salt}" if salt else folder.name
         self.group = group
         self._candidate = candidate
         self._variant = variant

@@ -172,17 +172,24 @@ class Feeder:
             if feed.is_over:
                 continue
             began = time.monotonic()
+            # Asked first: whatever comes while rows are sent is for the next time, also the end.
+            code = feed.tracked.exit_code()
             feed.pending.extend(feed.tracked.new_rows())
             self.look_s += time.monotonic() - began
-            if feed.pending and self._opened(feed):
+            # The sweep's own run tells from the start how many trials stand where.
+            if (feed.pending or feed.tracked.job_type == "sweep") and self._opened(feed):
                 self._send(feed)
             if feed.run is not None and not feed.pending:
-                self._close_if_over(feed)
+                self._close_if_over(feed, code)
 
     def _opened(self, feed: _Feed) -> bool:
         if feed.run is not None:
             return True
         if time.monotonic() < self._look_again_at:
+            return False
+        if self._is_sent(feed):
+            feed.is_over = True
+            feed.pending.clear()
             return False
         try:
             feed.run = self._client.open(feed.tracked)
@@ -229,15 +236,35 @@ class Feeder:
             feed.run.summarise(summary)
             feed.summary = summary
 
-    def _close_if_over(self, feed: _Feed) -> None:
+    def _close_if_over(self, feed: _Feed, code: int | None) -> None:
         assert feed.run is not None
-        code = feed.tracked.exit_code()
         num_open = sum(other.run is not None for other in self._feeds.values())
         is_crowded = num_open > _MOST_OPEN and self._client.mode == "online"
         # A sweep's own run is over when nobody feeds it any more: there may be another verdict.
         if (code is not None and feed.tracked.job_type != "sweep") or is_crowded:
             self._summarise(feed)
-            feed.is_over = self._finished(feed, code) and code is not None
+            is_whole = self._finished(feed, code, is_unfinished=code is None)
+            feed.is_over = is_whole and code is not None
+            if feed.is_over:
+                self._note_sent(feed)
+
+    def _is_sent(self, feed: _Feed) -> bool:
+        """Whether an earlier feeder has sent all of a trial that has ended: of many, each would be opened for nothing."""
+        code, path = feed.tracked.exit_code(), self._sent_note(feed)
+        is_candidate = self._client.mode == "online" and code is not None and feed.tracked.job_type != "sweep"
+        return is_candidate and path.exists() and json.loads(path.read_text()) == self._state(feed, code)
+
+    def _note_sent(self, feed: _Feed) -> None:
+        path = self._sent_note(feed)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(self._state(feed, feed.tracked.exit_code())).encode())
+
+    def _sent_note(self, feed: _Feed) -> Path:
+        return self._client.folder / "wandb" / "sent" / f"{feed.tracked.key}.json"
+
+    def _state(self, feed: _Feed, code: int | None) -> dict[str, object]:
+        return {"rows": feed.index + len(feed.pending), "exit_code": code, "place": self._client.place}
 
     def _finished(self, feed: _Feed, code: int | None, *, is_unfinished: bool = False) -> bool:
         """Ends the run; whether W&B has got everything. If not, it is opened again when rows are to be sent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ class TrackedSweep:
     def __init__(self, folder: SweepFolder) -> None:
         self.folder = folder
         self._plan = folder.read_plan()
-        self.run_id = self.group = folder.sweep_id
+        self.key = self.group = folder.sweep_id
+        self.run_id = f"{folder.sweep_id}-{salt_of(self._plan.get('created', ''))}"
         self.name = f"sweep {self._plan['sweep'].get('name', folder.sweep_id)}"
         self.tags: tuple[str, ...] = ("sweep",)
         self._num_given = 0
@@ -132,22 +134,31 @@ class RunsOf:
     def __call__(self) -> list[Tracked]:
         """All that are known now."""
         if self.sweep is None:
-            self._known = self._known or {self.folder.name: TrackedTrial(self.folder)}
+            made = (self.folder / "config.yaml").stat().st_mtime
+            lone = TrackedTrial(self.folder, salt=salt_of(f"{made:.0f}"))
+            self._known = self._known or {self.folder.name: lone}
             return list(self._known.values())
         changed = (self.sweep.path / "plan.json").stat().st_mtime_ns
         if changed != self._seen:
             self._seen = changed
-            for trial_id, candidate, variant in self.sweep.read_plan()["trials"]:
+            plan = self.sweep.read_plan()
+            for trial_id, candidate, variant in plan["trials"]:
                 if trial_id not in self._known and (not self._is_trial or trial_id == self.folder.name):
                     self._known[trial_id] = TrackedTrial(
                         self.sweep.trial(trial_id).folder,
                         group=self.sweep.sweep_id,
                         candidate=candidate,
                         variant=variant,
+                        salt=salt_of(plan.get("created", "")),
                     )
             if not self._is_trial and self.sweep.sweep_id not in self._known:
                 self._known[self.sweep.sweep_id] = TrackedSweep(self.sweep)
         return list(self._known.values())
+
+
+def salt_of(made: str) -> str:
+    """Tells what was made then from the same made at another time; W&B gives no id a second time, not even a deleted one's."""
+    return hashlib.sha256(made.encode()).hexdigest()[:4]
 
 
 def feed_lock(root: Path, name: str, *, mode: str = "online") -> Path:

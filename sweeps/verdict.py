@@ -241,11 +241,12 @@ def _is_open(sweep: Sweep) -> bool:
 
 
 def _sentence(verdict: Verdict, sweep: Sweep) -> str:
+    failed, cancelled = (len(sweep.with_state(state)) for state in (State.FAILED, State.CANCELLED))
     if not verdict.ranking and _is_open(sweep):
         over = sum(sweep.ledger(trial).status().has_ended for trial in sweep.trials)
-        return f"No verdict yet: {over} of {len(sweep.trials)} trials have ended, and none of them is evaluated yet."
+        how = f" ({failed} failed, {cancelled} cancelled)" if failed or cancelled else ""
+        return f"No verdict yet: {over} of {len(sweep.trials)} trials have ended{how}, and none of them is evaluated yet."
     if not verdict.ranking or verdict.baseline is None:
-        failed, cancelled = (len(sweep.with_state(state)) for state in (State.FAILED, State.CANCELLED))
         by_hand = f", {cancelled} cancelled" if cancelled else ""
         return f"No verdict: no trial has been trained in full and evaluated ({failed} of {len(sweep.trials)} failed{by_hand})."
     metric = METRICS[verdict.primary]

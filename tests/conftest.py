@@ -82,6 +82,7 @@ def tiny_trial(photos: Path, **changes: object) -> dict[str, object]:
         "optimizer": {"warmup_steps": 2},
         "training": training,
         "evaluation": {"tile_size": 48, "max_tiles_per_source": 2},
+        "tracking": {"wandb": "disabled"},
         **changes,
     }
 

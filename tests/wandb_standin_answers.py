@@ -167,6 +167,7 @@ class Answers:
             "RunParquetHistory": self._parquet_history,
             "HistoryPage": self._history_page,
             "Runs": self._runs,
+            "RunFiles": self._list_files,
         }
 
     def graphql(self, name: str, variables: dict[str, Any]) -> object:
@@ -372,6 +373,20 @@ class Answers:
         return self._rows(
             variables, lambda rows: {"history": [json.dumps(r) for r in rows if r["_step"] in steps][:size]}
         )
+
+    def _list_files(self, variables: dict[str, Any]) -> object:
+        run = self._found(variables)
+        names = sorted(run.files) if run else []
+        start = int(variables.get("fileCursor") or 0)
+        page = names[start : start + (variables.get("fileLimit") or 50)]
+        end = start + len(page)
+        sizes = {name: len(run.files[name]) for name in page} if run else {}
+        edges = [
+            {"node": {"id": name, "name": name, "sizeBytes": str(size)}, "cursor": str(start + n + 1)}
+            for n, (name, size) in enumerate(sizes.items())
+        ]
+        files = {"edges": edges, "pageInfo": {"endCursor": str(end), "hasNextPage": end < len(names)}}
+        return {"project": {"internalId": "1", "run": run and {"fileCount": len(names), "files": files}}}
 
     def _runs(self, variables: dict[str, Any]) -> object:
         asked = (variables["entity"], variables["project"])

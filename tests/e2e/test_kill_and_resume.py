@@ -64,7 +64,9 @@ def sweep_file(photos: Path, tmp_path: Path) -> Path:
         "checkpoint_every": 40,
         "log_every": 10,
     }
-    trial = {**tiny_trial(photos), "training": training, "model": {"type": "espcn", "channels": 16}}
+    trial = tiny_trial(
+        photos, training=training, model={"type": "espcn", "channels": 16}, tracking={"wandb": "auto"}
+    )
     path = tmp_path / "sweep.yaml"
     parameters = {"loss": ["l1", "mse", "charbonnier"], "seed": [0]}
     path.write_text(yaml.safe_dump({"parameters": parameters, "trial": trial, "memory_gb_per_rank": 0.5}))

@@ -63,7 +63,8 @@ def ray_here(half_failing: Sweep) -> Iterator[None]:
 def half_failing(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """Two losses, two seeds; the larger of the two learning rates cannot but diverge."""
     parameters = {"loss": ["l1", "mse"], "seed": [0, 1], "optimizer.learning_rate": [1e-3, 1e30]}
-    sweep = make(photos, tmp_path_factory.mktemp("store"), parameters=parameters)
+    trial = tiny_trial(photos, tracking={"wandb": "offline"})
+    sweep = make(photos, tmp_path_factory.mktemp("store"), parameters=parameters, trial=trial)
     with fed(sweep.folder.path, sweep.trials[0].config.tracking, say=say):
         return run(sweep)
 

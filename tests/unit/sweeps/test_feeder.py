@@ -111,7 +111,7 @@ class FakeTracked:
     group, tags = "sweep-1", ()
 
     def __init__(self, run_id: str, num_rows: int = 0, *, job_type: str = "train") -> None:
-        self.run_id = run_id
+        self.run_id = self.key = run_id
         self.name = f"run {run_id}"
         self.job_type = job_type
         self.code: int | None = None
@@ -161,9 +161,10 @@ class StandInServer:
 class FakeClient:
     """Stands in for `sr.track.Client`."""
 
-    def __init__(self, server: StandInServer, mode: str = "online") -> None:
+    def __init__(self, server: StandInServer, mode: str, folder: Path) -> None:
         self.server = server
         self.mode = mode
+        self.folder, self.place = folder, "https://wandb.example  p"
 
     def open(self, tracked: Tracked) -> FakeRun:
         self.server.opened.append(tracked.run_id)
@@ -201,11 +202,17 @@ class FakeRun:
 class Sent:
     """A feeder with what it works on."""
 
-    def __init__(self, *runs: FakeTracked, mode: str = "online", server: StandInServer | None = None) -> None:
+    def __init__(
+        self,
+        *runs: FakeTracked,
+        mode: str = "online",
+        server: StandInServer | None = None,
+        folder: Path = Path("/proc/nowhere"),
+    ) -> None:
         self.server = server or StandInServer()
         self.runs = list(runs)
         self.told: list[str] = []
-        client = cast(Client, FakeClient(self.server, mode))
+        client = cast(Client, FakeClient(self.server, mode, folder))
         self.feeder = Feeder(client, lambda: cast(list[Tracked], self.runs), self.told.append)
 
     def later(self) -> None:
@@ -449,3 +456,46 @@ def test_a_decision_is_a_line_of_json(tmp_path: Path, monkeypatch: pytest.Monkey
     recorded = tmp_path / "tracking.json"
     decide("auto", recorded=recorded, ask_server=lambda: ANSWERS["no_key"])
     assert json.loads(recorded.read_text())["mode"] == "offline"
+
+
+def test_what_comes_while_rows_are_sent_comes_before_the_end() -> None:
+    server, trial, said = StandInServer(), FakeTracked("a", 2), list[str]()
+
+    class Slow(FakeClient):
+        def open(self, tracked: Tracked) -> FakeRun:
+            # The trial is evaluated meanwhile, and over.
+            trial.grow(1)
+            trial.code = 0
+            return super().open(tracked)
+
+    feeder = Feeder(
+        cast(Any, Slow(server, "online", Path("/proc/nowhere"))), lambda: [cast(Tracked, trial)], said.append
+    )
+    feeder.poll()
+    assert server.ends == []
+    feeder.poll()
+    assert (server.rows, server.ends) == ({"a": [0, 1, 2]}, [("a", 0, False)])
+
+
+def test_a_trial_that_an_earlier_feeder_has_sent_whole_is_not_opened_again(tmp_path: Path) -> None:
+    first = Sent(FakeTracked("a", 3), folder=tmp_path)
+    first.runs[0].code = 0
+    first.feeder.poll()
+    assert first.server.opened == ["a"]
+    again = Sent(FakeTracked("a", 3), folder=tmp_path)
+    again.runs[0].code = 0
+    again.feeder.poll()
+    assert (again.server.opened, again.feeder.finish(1.0)) == ([], [])
+    # It was tried again, or is not over.
+    for rows, code in ((4, 0), (3, None), (3, 1)):
+        other = Sent(FakeTracked("a", rows), folder=tmp_path)
+        other.runs[0].code = code
+        other.feeder.poll()
+        assert other.server.opened == ["a"]
+
+
+def test_the_run_of_the_sweep_is_there_before_it_has_a_verdict() -> None:
+    sent = Sent(FakeTracked("s", job_type="sweep"))
+    sent.feeder.poll()
+    assert sent.server.opened == ["s"]
+    assert sent.server.summaries == {"s": [{"state": "running"}]}

@@ -273,7 +273,7 @@ def test_a_trial_that_nobody_trains_is_cancelled_at_once_and_counts_as_such(
     assert (status.state, status.has_ended, status.is_over) == (State.CANCELLED, True, False)
     assert cancel_trial(sweep.folder, "1", keep=True) == 0
     verdict = draw(sweep)
-    assert "0 of 4 failed, 1 cancelled" in verdict.sentence
+    assert "1 of 4 trials have ended (0 failed, 1 cancelled)" in verdict.sentence
     assert any("1 of 4 trials were cancelled by hand (l1)" in caveat for caveat in caveats(verdict, sweep))
     sweep.try_again()
     assert (ledger.status().state, cancelling.is_asked(ledger.folder)) == (State.PENDING, False)

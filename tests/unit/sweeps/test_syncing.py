@@ -113,6 +113,7 @@ class StandIn:
         self.problem: Exception | None = None
         self.num_known = 0
         self.path, self.url = "lab/p/id", "https://wandb.example/id"
+        self.place = "https://wandb.example  srloss"
 
     def __call__(self, *_arguments: object, **_more: object) -> StandIn:
         return self
@@ -141,7 +142,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     server = StandIn()
     monkeypatch.setattr(syncing, "Client", server)
     monkeypatch.setattr(syncing, "ask", lambda **_: Answer("well", "lab"))
-    monkeypatch.setattr(syncing, "server_url", lambda: "https://wandb.example")
     monkeypatch.setattr(syncing, "rows_on_server", lambda _path: server.rows)
     monkeypatch.setattr(syncing, "_SETTLE_S", 0.0)
     return server
@@ -180,13 +180,11 @@ def test_a_whole_run_is_sent_once_and_then_known(ledger: Ledger, server: StandIn
     assert server.ends[1:] == [(143, True)]
 
 
-def test_another_server_has_not_got_it(
-    ledger: Ledger, server: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_server_has_not_got_it(ledger: Ledger, server: StandIn) -> None:
     train(ledger, 1, state=State.FAILED)
     list(Sync(ledger.folder)())
     server.rows = []
-    monkeypatch.setattr(syncing, "server_url", lambda: "https://other.example")
+    server.place = "https://other.example  srloss"
     (found,) = Sync(ledger.folder)()
     assert (found.sent, server.opened) == (1, 2)
 
@@ -214,13 +212,13 @@ def test_what_is_trained_meanwhile_is_no_difference(ledger: Ledger, server: Stan
     train(ledger, 1, 2)
     sync = Sync(ledger.folder)
     (tracked,) = sync.runs()
-    code = tracked.exit_code
+    summary = tracked.summary
 
-    def slow() -> int | None:
+    def slow() -> dict[str, Any]:
         train(ledger, 3)
-        return code()
+        return summary()
 
-    tracked.exit_code = slow  # type: ignore[method-assign]
+    tracked.summary = slow
     (found,) = sync()
     assert (found.rows, found.is_sound) == (2, True)
 

@@ -36,11 +36,12 @@ def sweep(tmp_path: Path) -> Sweep:
     return sweep
 
 
-def write_plan(sweep: Sweep, count: int) -> None:
+def write_plan(sweep: Sweep, count: int, *, created: str = "now") -> None:
     trials = [[trial.trial_id, trial.candidate, trial.variant] for trial in sweep.trials[:count]]
     path = sweep.folder.path / "plan.json"
     before = path.stat().st_mtime_ns if path.exists() else 0
-    plan = {"sweep": sweep.config.model_dump(mode="json"), "trials": trials, "command": sweep.command}
+    plan = {"sweep": sweep.config.model_dump(mode="json"), "trials": trials}
+    plan |= {"command": sweep.command, "created": created}
     sweep.folder.write_plan(plan)
     os.utime(path, ns=(before + 1, before + 1))
 
@@ -166,7 +167,12 @@ def test_the_runs_of_a_sweep_are_its_trials_and_its_own(sweep: Sweep) -> None:
     runs = RunsOf(sweep.folder.path)
     found = runs()
     planned = sweep.trials[:-1]
-    assert [one.run_id for one in found] == [*(trial.trial_id for trial in planned), "test-1"]
+    assert [one.key for one in found] == [*(trial.trial_id for trial in planned), "test-1"]
+    # The same trial in another sweep, or in this one made anew, is another run.
+    (salt,) = {one.run_id.removeprefix(f"{one.key}-") for one in found}
+    write_plan(sweep, 3, created="later")
+    assert not {one.run_id for one in found} & {one.run_id for one in RunsOf(sweep.folder.path)()}
+    assert len(salt) == 4
     assert [one.job_type for one in found] == ["train"] * 3 + ["sweep"]
     assert {one.group for one in found} == {"test-1"}
     assert found[0].config()["candidate"] == planned[0].candidate
@@ -182,7 +188,7 @@ def test_trials_that_a_search_adds_appear(sweep: Sweep) -> None:
     runs = RunsOf(sweep.folder.path)
     before = runs()
     write_plan(sweep, len(sweep.trials))
-    assert {one.run_id for one in runs()} - {one.run_id for one in before} == {sweep.trials[-1].trial_id}
+    assert {one.key for one in runs()} - {one.key for one in before} == {sweep.trials[-1].trial_id}
     assert set(map(id, before)) < set(map(id, runs()))
 
 
@@ -191,7 +197,7 @@ def test_a_trial_of_a_sweep_is_its_only_run_with_what_the_sweep_calls_it(sweep: 
     folder = sweep.ledger(trial).folder
     runs = RunsOf(folder)
     (one,) = runs()
-    assert (one.run_id, one.group, runs.root) == (trial.trial_id, "test-1", sweep.folder.path)
+    assert (one.key, one.group, runs.root) == (trial.trial_id, "test-1", sweep.folder.path)
     assert one.name == f"{trial.candidate} {trial.variant}, seed=0"
     assert runs.first_config() == folder / "config.yaml"
 
@@ -205,7 +211,7 @@ def test_a_trial_without_a_sweep_is_its_own_only_run(
     monkeypatch.chdir(folder)
     runs = RunsOf(Path(".") if is_relative else folder)
     (one,) = runs()
-    assert (one.run_id, one.name, one.group) == ("0123456789", "l1 seed=0", "")
+    assert (one.key, one.name, one.group) == ("0123456789", "l1 seed=0", "")
     assert (runs.root, runs.sweep) == (folder, None)
     assert runs()[0] is one
 
