@@ -66,6 +66,10 @@ def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+OF_THE_MACHINE = ("attempt", "seconds", "images_per_second", "memory_gb", "device_memory_gb")
+"""What rows of two ledgers may differ in though the trainings are one and the same."""
+
+
 def tiny_trial(photos: Path, **changes: object) -> dict[str, object]:
     """Plain configuration of a trial that trains in a second or two."""
     training = {

@@ -22,7 +22,7 @@ import yaml
 from sr import checkpoint
 from sr.ledger import Ledger, read_rows
 from sr.ranks import free_port
-from tests.conftest import tiny_trial
+from tests.conftest import OF_THE_MACHINE, tiny_trial
 
 BIN = Path(sys.executable).parent
 STEPS = 240
@@ -141,7 +141,7 @@ def result(ledger: Ledger) -> dict[str, Any]:
     """All that must be equal, bit by bit."""
     state = checkpoint.latest(ledger.checkpoints, on_damaged=pytest.fail)
     assert state is not None
-    noise = {"attempt", "seconds", "images_per_second"}
+    noise = set(OF_THE_MACHINE)
     rows = [
         {key: value for key, value in row.items() if key not in noise}
         for kind in ("train", "validation")

@@ -27,7 +27,7 @@ from sr.models import GENERATORS
 from sr.parts import bicubic_views, build_criterion
 from sr.train import TrialDivergedError, train
 from sr.world import World, single_process
-from tests.conftest import tiny_trial
+from tests.conftest import OF_THE_MACHINE, tiny_trial
 from tests.real_ranks import on_ranks
 
 pytestmark = pytest.mark.timeout(200)
@@ -350,10 +350,7 @@ def assert_same_ladder(one: Path, other: Path) -> None:
     assert_equal(states(one), states(other))
     for kind in ("train", "validation", "stage"):
         rows = [
-            [
-                {k: v for k, v in row.items() if k not in ("seconds", "attempt", "images_per_second")}
-                for row in Ledger(folder).rows(kind)
-            ]
+            [{k: v for k, v in row.items() if k not in OF_THE_MACHINE} for row in Ledger(folder).rows(kind)]
             for folder in (one, other)
         ]
         assert rows[0] == rows[1], kind

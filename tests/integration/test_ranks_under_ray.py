@@ -24,7 +24,7 @@ from sweeps.cli.follow import Follow
 from sweeps.deaths import deaths
 from sweeps.spec import parse_sweep
 from sweeps.sweep import Sweep, create
-from tests.conftest import tiny_trial
+from tests.conftest import OF_THE_MACHINE, tiny_trial
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -135,11 +135,7 @@ def result(sweep: Sweep) -> dict[str, Any]:
         state = checkpoint.load(newest)
         rows = {
             kind: [
-                {
-                    key: value
-                    for key, value in row.items()
-                    if key not in ("attempt", "seconds", "images_per_second")
-                }
+                {key: value for key, value in row.items() if key not in OF_THE_MACHINE}
                 for row in ledger.rows(kind)
             ]
             for kind in ("train", "validation")

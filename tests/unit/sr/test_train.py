@@ -18,6 +18,7 @@ from sr.parts import build_criterion, build_generator
 from sr.schedule import learning_rate
 from sr.train import TrialDivergedError, train
 from sr.world import single_process
+from tests.conftest import OF_THE_MACHINE
 
 WORLD = single_process("cpu")
 
@@ -89,10 +90,7 @@ def test_a_killed_and_resumed_trial_ends_bit_identical(
         assert equal(one[part], other[part]), part
     for kind in ("train", "validation"):
         timeless = [
-            [
-                {k: v for k, v in row.items() if k not in ("seconds", "attempt", "images_per_second")}
-                for row in ledger.rows(kind)
-            ]
+            [{k: v for k, v in row.items() if k not in OF_THE_MACHINE} for row in ledger.rows(kind)]
             for ledger in (undisturbed, resumed)
         ]
         assert timeless[0] == timeless[1]
