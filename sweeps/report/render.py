@@ -47,7 +47,9 @@ def render(
             for name in (*["live.js"] * is_live, "app.js", "curves.js", *SCRIPTS, "clips.js", "filter.js")
         ],
         baseline=baseline.name if baseline else "the baseline",
-        verdict=data.verdict.strip() or "No verdict yet: no loss has been evaluated.",
+        # A line that ends in "95" would leave "% interval" behind.
+        verdict=data.verdict.strip().replace(" %", "\u00a0%")
+        or "No verdict yet: no loss has been evaluated.",
         primary=data.metrics[0] if data.metrics else None,
         table=view.table(data, known),
         whole=whole_set.table(data, known),
