@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sr.configfile import ConfigError, validate
 from sr.ladder.config import LadderConfig
@@ -26,13 +26,21 @@ class Term(Component):
 class LossConfig(Section):
     """A loss is a weighted list of terms."""
 
-    name: str = ""
+    name: str = Field(default="", max_length=120)
     """For tables and charts, where the sum would be long; not part of the fingerprint."""
     terms: tuple[Term, ...] = Field(min_length=1)
     """The terms; the short form is a sum such as `0.8*l1 + 0.2*ssim`."""
     calibrate: bool = True
     """Scale each term so that its gradient RMS at the bicubic output equals that of L1: only then are weights
     comparable between losses, and the optimizer sees gradients of one size whatever the loss."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_readable(cls, name: str) -> str:
+        if not name.isprintable():
+            # One that turns the direction of writing would turn a verdict around.
+            raise ValueError("holds characters that cannot be seen; use letters, digits, signs and spaces")
+        return name
 
 
 class DataConfig(Section):

@@ -284,11 +284,22 @@ def trial_id(config: TrialConfig) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line that is still being written, or was cut off by a kill, is left out."""
+    """Rows of a JSON-lines file; a last line that is still being written, or was cut off by a kill, is left out.
+
+    Raises:
+        ValueError: A line is damaged; which one.
+    """
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            rows += [json.loads(line)] if line else []
+        except ValueError as error:
+            raise ValueError(
+                f"{path}, line {number}: damaged ({error}); restore the file, or delete the line"
+            ) from None
+    return rows
 
 
 def _version(name: str) -> str:

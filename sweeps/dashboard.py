@@ -239,6 +239,8 @@ def serve(
             server_header=False,
             ws="none",
         )
+        # What is no HTTP, a port scan say, is no news for whoever reads this terminal.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         try:
             _Server(config).run(sockets=[listener])
         except KeyboardInterrupt:

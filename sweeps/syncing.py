@@ -99,9 +99,9 @@ class Sync:
         self._project, self._entity = section.get("project", "srloss"), section.get("entity")
         answer = ask(timeout_s=_ASK_S)
         if answer.state == "unreachable":
-            raise OSError(f"sync: {answer.words}; nothing was sent, nothing is lost")
+            raise OSError(f"sync: W&B: {answer.words}; nothing was sent, nothing is lost")
         if not answer.is_well:
-            raise ValueError(f"sync: {answer.words}")
+            raise ValueError(f"sync: W&B: {answer.words}")
         self.client = Client(
             self.runs.root,
             mode="online",

@@ -117,6 +117,9 @@ def _show_quality(found: Compared) -> None:
     say()
     if any(not METRICS[contrast.metric].higher_is_better for contrast in contrasts):
         say("\N{DOWNWARDS ARROW} lower is better")
+    adjusted = f", adjusted over these {len(contrasts)} metrics" if len(contrasts) > 1 else ""
+    say(f"p is that of this one pair{adjusted}; the report's is adjusted over all losses of the sweep")
+    say()
     say(_summed_up(found))
     for remark in _remarks(found, most):
         say(f"  note: {remark}")
@@ -214,7 +217,13 @@ def _show_clips(found: Compared) -> None:
 
 def _clip_cells(clip: ClipContrast, metric: Metric) -> list[str]:
     values = [f"{value:.{metric.decimals}f}" for value in (clip.first, clip.second)]
-    return [clip.clip, *values, quantity(clip.first - clip.second, metric)]
+    return [_clip_title(clip.clip), *values, quantity(clip.first - clip.second, metric)]
+
+
+def _clip_title(clip: str) -> str:
+    """As in the report: `chelsea.png#2` is its tile 3."""
+    source, mark, tile = clip.rpartition("#")
+    return f"{source}, tile {int(tile) + 1}" if mark and tile.isdigit() else clip
 
 
 def _show_validation(found: Compared) -> None:
@@ -247,7 +256,7 @@ def _show_costs(found: Compared) -> None:
     if not any(found.costs):
         return
     say()
-    table = _table("cost of a training", "time", "images/s", "device-hours", right=3)
+    table = _table("cost of a training", "time", "patches/s", "device-hours", right=3)
     for side, cost in zip(found.sides, found.costs, strict=True):
         if cost is not None:
             table.add_row(Text(side.name), *_cost_cells(cost))
@@ -255,8 +264,9 @@ def _show_costs(found: Compared) -> None:
 
 
 def _cost_cells(cost: Cost) -> list[str]:
-    rate = "" if cost.images_per_second is None else f"{cost.images_per_second:.3g}"
-    return [duration(cost.seconds), rate, f"{cost.device_hours:.3g}"]
+    rate = "" if cost.images_per_second is None else f"{cost.images_per_second:.1f}"
+    hours = cost.device_hours
+    return [duration(cost.seconds), rate, f"{hours:.2f}" if hours >= 1 else f"{hours:.4f}"]
 
 
 # --- plain values ---

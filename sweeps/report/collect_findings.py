@@ -139,7 +139,7 @@ def _streams(sweep: Sweep, compared: Sequence[PlannedTrial]) -> str:
         status = sweep.ledger(trial).status()
         samples = status.step * trial.config.training.global_batch_size
         hashes[trial.config.data.seed][samples].add(status.stream_hash)
-    if not hashes:
+    if len(compared) < 2:
         return ""
     seeds = f"{len(hashes)} data seed{'s' if len(hashes) > 1 else ''}"
     if any(len(found) > 1 for by_length in hashes.values() for found in by_length.values()):

@@ -14,6 +14,10 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    # Other characters in the oldest font encoding, which is still the usual one.
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 
@@ -80,7 +84,7 @@ def to_markdown(data: ReportData) -> str:
     header += [*whole_set.exported_headings(data), "train s", "device-h", "patches/s"]
     lines = [_piped(header), _piped(["---", *["---:"] * (len(header) - 1)])]
     for row in data.candidates:
-        cells = [_markdown_name(row.name), str(row.num_seeds)]
+        cells = [_markdown_name(row.name), _seeds(row)]
         for metric in data.metrics:
             mean = _mean(row, metric)
             mean = f"**{mean}**" if metric.name in row.best_on else mean
@@ -110,7 +114,7 @@ def to_latex(data: ReportData) -> str:
         "\\midrule",
     ]
     for row in data.candidates:
-        cells = [_latex(_one_line(row.name)), str(row.num_seeds)]
+        cells = [_latex(_one_line(row.name)), _latex_numbers(_seeds(row))]
         for metric in metrics:
             mean = _latex_numbers(_mean(row, metric))
             mean = f"\\textbf{{{mean}}}" if metric.name in row.best_on else mean
@@ -150,6 +154,11 @@ def _device_hours(row: CandidateRow) -> str:
     """Always in hours, with as many decimals as small sweeps need."""
     hours = row.device_hours
     return number(hours, 2 if not is_finite(hours) or hours >= 1 else 4)
+
+
+def _seeds(row: CandidateRow) -> str:
+    """What was not trained has none."""
+    return MISSING if row.is_baseline else str(row.num_seeds)
 
 
 def _one_line(text: str) -> str:

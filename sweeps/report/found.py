@@ -41,7 +41,7 @@ def _smallest_p(least: float | None) -> str:
         return ""
     if least >= ALPHA:
         return (
-            f"So few held-out pictures cannot give an adjusted p below {least:.2g}, however large a difference is: nothing "
+            f"So few held-out pictures cannot give such a p below {least:.2g}, however large a difference is: nothing "
             "can be told apart at 0.05."
         )
-    return f"With so many pictures and losses no adjusted p can be below {least:.1g}."
+    return f"With so many pictures and losses no such p can be below {least:.2g}."

@@ -57,7 +57,8 @@ def p_value(p: float | None) -> str:
         return "p n/a"
     if p < 0.001:
         return "p < 0.001"
-    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    # As the verdict and srloss compare round it.
+    return f"p = {p:.2g}"
 
 
 def with_unit(text: str, unit: str) -> str:

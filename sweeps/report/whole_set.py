@@ -109,7 +109,8 @@ def exported_headings(data: ReportData) -> list[str]:
     """For tables to be pasted elsewhere; empty where nothing was recorded, as `exported_cells` is then."""
     if not _is_recorded(data.candidates):
         return []
-    return ["5 %", "median", "95 %", "told from real (AUC)"]
+    label = f"{data.metrics[0].label}: " if data.metrics else ""
+    return [f"{label}5 %", "median", "95 %", "told from real (AUC)"]
 
 
 def exported_cells(row: CandidateRow, data: ReportData) -> list[str]:

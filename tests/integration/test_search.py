@@ -22,13 +22,15 @@ import torch
 
 from sr import checkpoint
 from sr.ledger import Ledger, State
-from sr.track import verify_offline_run
 from sr.train import train
 from sr.world import single_process
 from sweeps import driver
 from sweeps.cli.follow import Follow
+from sweeps.cli.show import say
 from sweeps.spec import parse_sweep
 from sweeps.sweep import Sweep, create, reopen
+from sweeps.syncing import verify_offline
+from sweeps.tracking import fed
 from sweeps.verdict import draw
 from tests.conftest import tiny_trial
 from tests.one_ray import one_ray
@@ -77,7 +79,10 @@ BAYES: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def searched(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """Two losses, each with three learning rates drawn at random and one chosen."""
-    return run(make(photos, tmp_path_factory.mktemp("store"), **BAYES))
+    trial = tiny_trial(photos, tracking={"wandb": "offline"})
+    sweep = make(photos, tmp_path_factory.mktemp("store"), **BAYES, trial=trial)
+    with fed(sweep.folder.path, sweep.trials[0].config.tracking, say=say):
+        return run(sweep)
 
 
 def test_every_loss_gets_an_equal_share(searched: Sweep) -> None:
@@ -90,8 +95,9 @@ def test_every_loss_gets_an_equal_share(searched: Sweep) -> None:
 
 def test_trials_that_came_later_are_judged_shown_and_tracked_too(searched: Sweep) -> None:
     assert not searched.unevaluated()
-    runs = [verify_offline_run(searched.folder.path, trial) for trial in driver.tracked_trials(searched)[-2:]]
-    assert all(run.is_sound for run in runs)
+    runs = [run for run in verify_offline(searched.folder.path) if not run.name.startswith("sweep")]
+    assert [run for run in runs if not run.is_sound] == []
+    assert len(runs) == 8
     verdict = draw(searched)
     for candidate in verdict.ranking:
         own = [trial for trial in searched.trials if trial.candidate == candidate.name]
@@ -105,7 +111,7 @@ POPULATION: dict[str, Any] = {
 
 
 def with_all_checkpoints(photos: Path) -> dict[str, Any]:
-    trial: dict[str, Any] = tiny_trial(photos, tracking={"wandb": "disabled"})
+    trial: dict[str, Any] = tiny_trial(photos)
     return trial | {"training": trial["training"] | {"keep_checkpoints": 10}}
 
 

@@ -111,6 +111,9 @@ def test_the_data_seed_follows_the_seed_unless_given() -> None:
         ({"loss": "l3"}, "unknown loss 'l3'. Did you mean 'l1'"),
         ({"loss": "2*"}, "cannot read '2*'"),
         ({"loss": None}, "loss: missing"),
+        ({"loss": {"name": "best\u202e", "terms": "l1"}}, "holds characters that cannot be seen"),
+        ({"tracking": {"api_key": "x"}}, "an API key is never read from a configuration"),
+        ({"tracking": {"project": ".."}}, "tracking.project"),
         ({"loss": []}, "loss.terms: expected a sum"),
         (
             {"loss": {"terms": [{"type": "charbonnier", "epsilon": "x"}]}},

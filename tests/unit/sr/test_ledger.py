@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sr.config import parse_trial
-from sr.ledger import Ledger, State, open_trial
+from sr.ledger import Ledger, State, open_trial, read_rows
 
 
 @pytest.fixture
@@ -61,3 +61,10 @@ def test_creating_again_changes_nothing(ledger: Ledger) -> None:
 def test_a_folder_without_a_trial_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no trial here"):
         open_trial(tmp_path)
+
+
+def test_a_damaged_row_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": \n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: damaged"):
+        read_rows(path)

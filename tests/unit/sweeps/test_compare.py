@@ -363,6 +363,19 @@ def test_what_is_said(tmp_path: Path, shown: Shown) -> None:
     (gmsd,) = [line for line in lines if line.startswith("GMSD ↓")]
     assert gmsd.endswith("  not distinguishable")
     assert "l1 is better on PSNR-Y; not distinguishable on GMSD." in lines
+    assert (
+        "p is that of this one pair, adjusted over these 2 metrics; the report's is adjusted over all losses of the sweep"
+        in lines
+    )
+    cost = lines.index("cost of a training  time  patches/s  device-hours")
+    assert lines[cost + 1].split() == ["l1", "36", "s", "100.0", "0.0100"]
+
+
+@pytest.mark.parametrize(
+    ("clip", "title"), [("a/chelsea.png#2", "a/chelsea.png, tile 3"), ("c#x", "c#x"), ("c", "c")]
+)
+def test_clips_are_called_as_in_the_report(clip: str, title: str) -> None:
+    assert compared._clip_title(clip) == title
 
 
 def test_json_holds_the_same(tmp_path: Path, shown: Shown) -> None:

@@ -17,7 +17,7 @@ from sr.config import parse_trial
 from sr.ledger import Ledger, State, Status
 from sweeps.report.clips import NUM_EXTREMES, clips_view, extremes
 from sweeps.report.collect import collect
-from sweeps.report.collect_findings import collect_findings, collect_histories, environments
+from sweeps.report.collect_findings import _streams, collect_findings, collect_histories, environments
 from sweeps.report.collect_rungs import judged_at, rung_steps
 from sweeps.report.data import ReportData
 from sweeps.report.findings import PURPOSES, ClipScores, Findings
@@ -424,11 +424,13 @@ def test_agreeing_streams_are_said_to_agree(tmp_path: Path) -> None:
     assert "not trained on equally many samples" in told()
     ledger.set_status(replace(ledger.status(), step=10, stream_hash="other"))
     assert "did not all see the same" in told()
+    # One alone has nobody to agree with.
+    assert _streams(sweep, sweep.trials[:1]) == ""
 
 
 @pytest.mark.parametrize(
     ("least", "said"),
-    [(0.375, "cannot give an adjusted p below 0.38"), (0.0003, "can be below 0.0003"), (None, "")],
+    [(0.375, "cannot give such a p below 0.38"), (0.0003, "can be below 0.0003"), (None, "")],
 )
 def test_the_smallest_p_is_told(least: float | None, said: str) -> None:
     data = sample(num_losses=2, num_crops=0)

@@ -76,7 +76,7 @@ def test_not_distinguishable_stands_in_the_table_in_words(data: ReportData, page
     ties = sum(len(row.tied_with_best_on) for row in data.candidates)
     assert ties == table.count('<span class="verdict">not distinguishable from best</span>') == 3
     assert words(table).count(" best ") == 3 + ties
-    assert "no adjusted p can be below 0.0003" in words(section(page, "scores"))
+    assert "no such p can be below 0.0003" in words(section(page, "scores"))
 
 
 def test_the_streams_stand_beside_the_numbers(data: ReportData, page: str) -> None:

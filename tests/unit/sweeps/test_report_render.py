@@ -87,7 +87,7 @@ def names_in_table(page: str) -> list[str]:
 def test_the_first_sentence_is_the_verdict(data: ReportData, page: str) -> None:
     heading = re.search(r"<h1.*?>(.*?)</h1>", page, re.DOTALL)
     assert heading
-    assert html.unescape(heading[1]) == data.verdict
+    assert html.unescape(heading[1]).replace("\u00a0", " ") == data.verdict
     assert page.index("<h1") < page.index(html.escape(data.caveats[0])) < page.index("<table")
 
 
@@ -292,6 +292,18 @@ def test_a_running_sweep_reloads_and_says_so(page: str) -> None:
     assert "Still running" not in page
 
 
+def test_a_table_without_rows_is_not_shown(page: str) -> None:
+    assert '<section id="scores" hidden>' in render(ODD_INPUTS["no candidates"])
+    assert '<section id="scores">' in page
+
+
+@pytest.mark.parametrize(
+    ("p", "said"), [(0.20312, "p = 0.2"), (0.0078, "p = 0.0078"), (0.0004, "p < 0.001"), (NAN, "p n/a")]
+)
+def test_p_is_rounded_as_in_the_verdict(p: float, said: str) -> None:
+    assert numbers.p_value(p) == said
+
+
 def test_without_caveats_there_is_no_empty_box() -> None:
     assert "Before you believe it" not in render(ODD_INPUTS["no caveats"])
 
@@ -374,6 +386,8 @@ def test_latex_is_balanced_and_escaped(data: ReportData) -> None:
     assert r"\underline{28.44}" in latex
     escaped = exports.to_latex(replace(data, candidates=(replace(data.candidates[0], name="a_b & 5% {x}"),)))
     assert r"a\_b \& 5\% \{x\}" in escaped
+    escaped = exports.to_latex(replace(data, candidates=(replace(data.candidates[0], name="<a> | b"),)))
+    assert r"\textless{}a\textgreater{} \textbar{} b &" in escaped
     columns = {
         len(re.findall(r"(?<!\\)&", line)) for line in latex.splitlines() if line.startswith(("l1", "mse"))
     }
