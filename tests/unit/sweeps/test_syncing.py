@@ -264,6 +264,6 @@ def test_without_a_server_or_a_key_nothing_begins(
     ledger: Ledger, server: StandIn, monkeypatch: pytest.MonkeyPatch, state: Any, error: type[Exception]
 ) -> None:
     monkeypatch.setattr(syncing, "ask", lambda **_: Answer(state, "it is so"))
-    with pytest.raises(error, match="sync: it is so"):
+    with pytest.raises(error, match="sync: W&B: it is so"):
         Sync(ledger.folder)
     assert server.opened == 0
