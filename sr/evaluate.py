@@ -127,8 +127,13 @@ def save_png(path: Path, pictures: Tensor) -> None:
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(middle_frame(pictures)).save(path)
+
+
+def middle_frame(pictures: Tensor) -> np.ndarray:
+    """The middle frame of (1, T, 3, H, W) in [0, 1] as 8-bit pixels, shape (H, W, 3)."""
     frame = to_8bit(pictures[0, pictures.shape[1] // 2]).mul(255).round().to(torch.uint8)
-    Image.fromarray(frame.permute(1, 2, 0).cpu().numpy()).save(path)
+    return frame.permute(1, 2, 0).cpu().numpy()
 
 
 def validation_scores(

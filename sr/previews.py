@@ -7,13 +7,11 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sr.data import Clip
-from sr.evaluate import ClipPictures
+from sr.evaluate import ClipPictures, middle_frame
 from sr.ledger import Ledger
-from sr.metrics import to_8bit
 from sr.world import World
 
 log = logging.getLogger(__name__)
@@ -79,11 +77,9 @@ def _png(pictures: Tensor, side: int, *, unit: int) -> bytes:
     """
     from PIL import Image
 
-    frame = to_8bit(pictures[0, pictures.shape[1] // 2]).mul(255).round().to(torch.uint8)
-    height, width = frame.shape[-2:]
-    top, left = (max(0, (length // unit - side) // 2) * unit for length in (height, width))
+    frame = middle_frame(pictures)
+    top, left = (max(0, (length // unit - side) // 2) * unit for length in frame.shape[:2])
     most = side * unit
-    pixels = frame[:, top : top + most, left : left + most].permute(1, 2, 0).cpu().numpy()
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, format="PNG")
+    Image.fromarray(frame[top : top + most, left : left + most]).save(out, format="PNG")
     return out.getvalue()

@@ -75,7 +75,10 @@ class Feed:
             with self._lock:
                 is_broken = not self._is_ending and code not in (0, REFUSED) and self._starts < _MOST_STARTS
                 if is_broken:
-                    self._process = self._start()
+                    try:
+                        self._process = self._start()
+                    except OSError:
+                        is_broken = False
             if not is_broken:
                 break
         if code not in (0, REFUSED) and not self._is_ending:
@@ -160,7 +163,13 @@ def fed(folder: Path, tracking: TrackingConfig, *, say: Callable[[str], None]) -
     if tracking.wandb == "disabled":
         yield None
         return
-    feed = Feed(folder, tracking, say)
+    try:
+        feed = Feed(folder, tracking, say)
+    except OSError as error:
+        # A full disk, say: the ledgers are what counts.
+        say(f"W&B: cannot be fed ({error}); to send the runs later: {sync_command(folder)}")
+        yield None
+        return
     try:
         feed.check()
         yield feed

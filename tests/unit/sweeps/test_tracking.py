@@ -214,3 +214,13 @@ def test_it_dies_with_its_parent(folder: Path) -> None:
     assert words.startswith(f"W&B: {address} cannot be reached (Connection refused); ")
     assert is_alive, "what SLURM sends to all processes is for its parent"
     assert (folder / "wandb" / "feeder.log").read_text() == ""
+
+
+def test_where_nothing_can_be_written_the_work_goes_on(folder: Path) -> None:
+    (folder / "wandb").write_text("in the way")
+    said: list[str] = []
+    with fed(folder, TrackingConfig(), say=said.append) as feed:
+        assert feed is None
+    assert len(said) == 1
+    assert "W&B: cannot be fed" in said[0]
+    assert f"srloss sync {folder}" in said[0]
