@@ -256,13 +256,13 @@ def test_names_are_those_of_the_loss_and_no_longer_than_wandb_takes(tmp_path: Pa
         new_ledger(tmp_path / "a", loss={"terms": [{"type": "l1"}, {"type": "mse", "weight": 0.5}]}).folder
     )
     assert (plain.name, plain.tags) == ("l1 + 0.5*mse seed=0", ("loss:l1 + 0.5*mse", "scale:x2"))
-    named = new_ledger(tmp_path / "b", name="損失 ä/x", loss={"name": "n" * 500, "terms": ["l1"]})
+    named = new_ledger(tmp_path / "b", name="損失 ä/x", loss={"name": "n" * 120, "terms": ["l1"]})
     tracked = TrackedTrial(named.folder, candidate="c" * 500, variant="a=1")
     assert tracked.name == "損失 ä/x"
     assert [len(tag) for tag in tracked.tags] == [64, len("scale:x2")]
     config = tracked.config()
     assert (config["candidate"], config["settings"], config["sweep_id"]) == ("c" * 500, "a=1, seed=0", "")
-    assert config["loss"]["name"] == "n" * 500
+    assert config["loss"]["name"] == "n" * 120
     assert config["command"] == "srloss train x.yaml"
     # What the sweep calls it goes before.
     within = TrackedTrial(named.folder, group="sweep-1", candidate="c" * 500)
