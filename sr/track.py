@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sr.tracked import STEP, Row, Table, Tracked
+from sr.tracked import STEP, Row, Tracked
 
 log = logging.getLogger(__name__)
 
@@ -292,7 +292,9 @@ class OpenRun:
             if pictures:
                 content[name] = [wandb.Image(str(one.path), caption=one.caption) for one in pictures]
         for name, table in row.tables.items():
-            content[name] = _table(table)
+            content[name] = wandb.Table(
+                columns=list(table.columns), data=[list(cells) for cells in table.rows]
+            )
         for name, path in row.pages.items():
             content[name] = wandb.Html(path.read_text(encoding="utf-8"), inject=False)
         self._run.log(content, step=index, commit=True)
@@ -323,17 +325,6 @@ class OpenRun:
         run = self._run
         timeout_s = max(1.0, self._finish_timeout_s)
         return num_rows_on_server(run.id, project=run.project, entity=run.entity, timeout_s=timeout_s)
-
-
-def _table(table: Table) -> Any:  # noqa: ANN401
-    import wandb
-
-    def cell(value: object) -> object:
-        return wandb.Image(str(value)) if isinstance(value, Path) else value
-
-    return wandb.Table(
-        columns=list(table.columns), data=[[cell(value) for value in row] for row in table.rows]
-    )
 
 
 def rows_on_server(path: str) -> list[dict[str, Any]]:

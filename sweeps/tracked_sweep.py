@@ -134,9 +134,9 @@ class RunsOf:
     def __call__(self) -> list[Tracked]:
         """All that are known now."""
         if self.sweep is None:
-            made = (self.folder / "config.yaml").stat().st_mtime
-            lone = TrackedTrial(self.folder, salt=salt_of(f"{made:.0f}"))
-            self._known = self._known or {self.folder.name: lone}
+            if not self._known:
+                made = (self.folder / "config.yaml").stat().st_mtime
+                self._known[self.folder.name] = TrackedTrial(self.folder, salt=salt_of(f"{made:.0f}"))
             return list(self._known.values())
         changed = (self.sweep.path / "plan.json").stat().st_mtime_ns
         if changed != self._seen:
